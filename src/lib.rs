@@ -1,0 +1,9 @@
+//! A copy-on-write workspace filesystem for CI stages.
+//!
+//! A stage is a stack of immutable layers with one open layer on top; every
+//! step works in a view of its own and is merged when it succeeds. The floors
+//! of this crate point one way: `cli` > `daemon` > `control` > `fuse` >
+//! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
+
+pub mod error;
+pub mod sys;

@@ -1,0 +1,10 @@
+//! System calls, typed. The only place with `unsafe`.
+#![allow(unsafe_code)]
+
+pub mod at;
+pub mod copy;
+pub mod inode;
+pub mod mount;
+pub mod mountinfo;
+pub mod process;
+pub mod xattr;

@@ -1,0 +1,131 @@
+//! Mounts: clones, binds, namespaces.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+use nix::sched::CloneFlags;
+
+use crate::error::{Context, Result};
+
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL.into())
+}
+
+/// Clones the mount that `path` lies in, with `path` as its root, into a
+/// detached mount that cannot be written through (open_tree(2),
+/// mount_setattr(2)).
+///
+/// # Errors
+/// As those two calls.
+pub fn clone_read_only(path: &Path) -> Result<OwnedFd> {
+    let c = c_path(path)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path is NUL-terminated; the call returns a new descriptor or fails.
+    let fd = unsafe { libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, c.as_ptr(), flags) };
+    let fd = Errno::result(fd).context(|| format!("open_tree {}", path.display()))?;
+    let fd = RawFd::try_from(fd).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOATIME,
+        attr_clr: libc::MOUNT_ATTR__ATIME,
+        propagation: 0,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string, the struct is valid for its size.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            fd.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(done).context(|| format!("mount_setattr {}", path.display()))?;
+    Ok(fd)
+}
+
+/// Clones the mount at `path` below a directory (`OPEN_TREE_CLONE`), to be
+/// attached elsewhere with [`attach`].
+///
+/// # Errors
+/// As open_tree(2).
+pub fn clone_mount(dir: impl AsFd, path: &Path) -> Result<OwnedFd> {
+    let c = c_path(path)?;
+    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC;
+    // SAFETY: the path is NUL-terminated; the call returns a new descriptor or fails.
+    let fd = unsafe {
+        libc::syscall(
+            libc::SYS_open_tree,
+            dir.as_fd().as_raw_fd(),
+            c.as_ptr(),
+            flags,
+        )
+    };
+    let fd = RawFd::try_from(Errno::result(fd)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Attaches a detached mount at `target` (move_mount(2)).
+///
+/// # Errors
+/// As move_mount(2).
+pub fn attach(mount: impl AsFd, target: &Path) -> Result<()> {
+    let c = c_path(target)?;
+    // SAFETY: both strings are NUL-terminated, the descriptor is open.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_move_mount,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_FDCWD,
+            c.as_ptr(),
+            libc::MOVE_MOUNT_F_EMPTY_PATH,
+        )
+    };
+    Errno::result(done).context(|| format!("move_mount to {}", target.display()))?;
+    Ok(())
+}
+
+/// Takes the topmost mount at `target` and all below it away, also while it is
+/// in use (umount2(2) with `MNT_DETACH`); no mount there is no failure.
+///
+/// # Errors
+/// As umount2(2), but for `EINVAL` and `ENOENT`.
+pub fn detach(target: &Path) -> Result<()> {
+    let flags = MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW;
+    match nix::mount::umount2(target, flags) {
+        Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(errno).context(|| format!("unmount {}", target.display())),
+    }
+}
+
+/// Gives the calling thread a copy of the mounts of its own, which hears of
+/// changes outside and tells of none (mount_namespaces(7)).
+///
+/// # Errors
+/// As unshare(2) and mount(2).
+pub fn unshare() -> Result<()> {
+    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(|| "unshare the mount namespace")?;
+    let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
+    nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
+        .context(|| "make / a slave mount")
+}
+
+/// Puts an empty directory that nobody can write to over `target`.
+///
+/// # Errors
+/// As mount(2).
+pub fn hide(target: &Path) -> Result<()> {
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = "size=4k,nr_inodes=2,mode=0555";
+    nix::mount::mount(Some("none"), target, Some("tmpfs"), flags, Some(options))
+        .context(|| format!("hide {}", target.display()))
+}

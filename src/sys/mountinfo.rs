@@ -1,0 +1,125 @@
+//! The mounts of a process: `/proc/<pid>/mountinfo` (proc_pid_mountinfo(5)).
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Context, Result};
+
+/// One mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// `st_dev` of its files as `major:minor`; a FUSE connection has one of its own.
+    pub device: String,
+    /// Where it is, relative to the process's root.
+    pub at: PathBuf,
+    /// The type of filesystem, `fuse.harness-fs` for ours.
+    pub kind: OsString,
+    /// What is mounted there.
+    pub source: OsString,
+}
+
+impl Mount {
+    /// The device's minor number: the name of a FUSE connection below
+    /// `/sys/fs/fuse/connections`.
+    pub fn minor(&self) -> Option<&str> {
+        self.device.split_once(':').map(|(_, minor)| minor)
+    }
+}
+
+/// The mounts that this process sees, in the order they were made.
+///
+/// # Errors
+/// As read(2).
+pub fn own() -> Result<Vec<Mount>> {
+    of("self")
+}
+
+/// The mounts that a process sees.
+///
+/// # Errors
+/// As read(2): `ENOENT` or `EINVAL` when the process is gone.
+pub fn of(process: &str) -> Result<Vec<Mount>> {
+    let path = format!("/proc/{process}/mountinfo");
+    let bytes = std::fs::read(&path).context(|| path)?;
+    Ok(parse(&bytes))
+}
+
+fn parse(bytes: &[u8]) -> Vec<Mount> {
+    bytes.split(|b| *b == b'\n').filter_map(line).collect()
+}
+
+/// `36 35 98:0 /root /at options tag:… - type source superoptions`
+fn line(line: &[u8]) -> Option<Mount> {
+    let mut fields = line.split(|b| *b == b' ');
+    let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
+    let at = PathBuf::from(unescape(fields.nth(1)?));
+    fields.find(|field| *field == b"-")?;
+    let kind = unescape(fields.next()?);
+    let source = unescape(fields.next()?);
+    Some(Mount {
+        device,
+        at,
+        kind,
+        source,
+    })
+}
+
+/// Space, tab, newline and backslash are written as three octal digits.
+fn unescape(field: &[u8]) -> OsString {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, after)) = rest.split_first() {
+        let octal = (*first == b'\\')
+            .then(|| after.get(..3))
+            .flatten()
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match octal {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = after;
+            }
+        }
+    }
+    OsString::from_vec(bytes)
+}
+
+/// Whether a mount is strictly below a directory.
+pub fn is_below(mount: &Mount, dir: &Path) -> bool {
+    mount.at != dir && mount.at.starts_with(dir)
+}
+
+/// Whether a path lies below a mount point.
+pub fn is_below_dir(path: &Path, mount: &Mount) -> bool {
+    path != mount.at && path.starts_with(&mount.at)
+}
+
+/// Whether a type of filesystem is ours.
+pub fn is_ours(kind: &OsStr) -> bool {
+    kind.as_bytes() == b"fuse.harness-fs"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_taken_apart() {
+        let text = b"36 35 0:98 / /mnt/a\\040b rw,noatime master:1 shared:2 - fuse.harness-fs harness-fs:x rw\n\
+            1 2 8:1 / / rw - ext4 /dev/root rw\nnonsense\n";
+        let mounts = parse(text);
+        assert_eq!(mounts.len(), 2);
+        assert_eq!(mounts[0].at, Path::new("/mnt/a b"));
+        assert_eq!(mounts[0].minor(), Some("98"));
+        assert!(is_ours(&mounts[0].kind));
+        assert_eq!(mounts[0].source, "harness-fs:x");
+        assert!(is_below(&mounts[0], Path::new("/mnt")));
+        assert!(!is_below(&mounts[0], Path::new("/mnt/a")));
+        assert!(!is_ours(&mounts[1].kind));
+    }
+}

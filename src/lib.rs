@@ -6,5 +6,6 @@
 //! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
 
 pub mod error;
+pub mod merge;
 pub mod sys;
 pub mod tree;

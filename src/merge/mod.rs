@@ -1,0 +1,50 @@
+//! The three-way merge: base, stage, step.
+//!
+//! Pure: everything is decided on the two [`Delta`]s handed in, and questions about content go
+//! through [`Compare`], which the floor above answers, for the paths that both sides have to do
+//! with and for no other. [`classify`] finds the conflicts and lets the [`Policies`] decide them;
+//! its [`JoinPlan`] says what has to lie above the step's layer so that the stack shows the
+//! merged tree.
+//!
+//! # The rules
+//!
+//! A side *changed* a path if type, content, link target, mode, owner or extended attributes
+//! differ from the base. Other times, and a copy-up that came to nothing, are no change. One side
+//! changed it: its version is taken. Both changed it alike: that version is taken. Otherwise it
+//! is a conflict of one [`Class`], ancestors first: a tree conflict is reported once, and nothing
+//! below it again. Two directories never conflict, their names unite; only their own metadata
+//! may. Where no conflict is reported, the result is what running the steps one after another
+//! would have given.
+//!
+//! A rename of a directory is one change at two paths. If the other side changed something below
+//! the old one, the conflict is reported where the step has the directory now or, if the stage
+//! renamed it, at the old path. Both paths are decided together.
+//!
+//! What wins is a side's *view* of the conflict's paths: `last` for a directory takes the whole
+//! subtree as the step saw it, and what the stage did below it is gone.
+
+mod caches;
+mod change;
+mod classify;
+mod compare;
+mod conflict;
+mod delta;
+mod groups;
+mod plan;
+mod policy;
+mod report;
+mod resolve;
+mod session;
+mod suffix;
+#[cfg(test)]
+mod tests;
+
+pub use change::{Change, Content, Present, Side};
+pub use classify::classify;
+pub use compare::{Compare, Effect, Facts, Sameness};
+pub use conflict::{Class, Conflict, Deed, Hint, Party};
+pub use delta::{Delta, Entry};
+pub use plan::{Action, JoinPlan};
+pub use policy::{Policies, Policy, PolicyError};
+pub use session::{Inputs, Outcome};
+pub use suffix::SuffixPattern;

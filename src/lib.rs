@@ -6,6 +6,7 @@
 //! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
 
 pub mod error;
+pub mod layer;
 pub mod merge;
 pub mod sys;
 pub mod tree;

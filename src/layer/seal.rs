@@ -1,0 +1,312 @@
+//! From an open layer to an immutable one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, RenameFlags};
+
+use super::copy_up::{copy_dir, keeping_times};
+use super::disk::DiskTree;
+use super::manifest::Manifest;
+use super::open::{OpenLayer, TREE};
+use super::{Layer, Stack, Visit, Whiteouts, walk};
+use crate::error::{Context, Result};
+use crate::sys::at;
+use crate::tree::union::{Entry, Name};
+use crate::tree::{Ino, Kind};
+
+/// A layer that is never written again.
+#[derive(Debug)]
+pub struct SealedLayer {
+    manifest: Manifest,
+    tree: DiskTree,
+    links: HashMap<Ino, i64>,
+}
+
+impl SealedLayer {
+    /// Opens the layer `id` below `layers`, a read-only clone of the mount
+    /// that holds the layers.
+    ///
+    /// # Errors
+    /// As openat(2), or `EINVAL` for a damaged manifest; both name the layer.
+    pub fn open(layers: impl AsFd, id: &str) -> Result<SealedLayer> {
+        let open = || {
+            let dir = at::open_dir(layers, Path::new(id))?;
+            let manifest = Manifest::read(&dir)?;
+            let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+            let root = at::open(&dir, Path::new(TREE), flags, 0)?;
+            let tree = DiskTree::new(root, manifest.whiteout_form());
+            let links = manifest
+                .links
+                .iter()
+                .map(|(ino, change)| (*ino, *change))
+                .collect();
+            Ok(SealedLayer {
+                manifest,
+                tree,
+                links,
+            })
+        };
+        open().map_err(|error: crate::error::Error| error.context(format!("layer {id}")))
+    }
+
+    /// What is told of it.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+}
+
+impl Layer for SealedLayer {
+    fn id(&self) -> &str {
+        &self.manifest.id
+    }
+
+    fn entry(&self, path: &Path) -> Result<Option<Entry>> {
+        if path.as_os_str().is_empty() {
+            return Ok(None);
+        }
+        self.tree.entry(path)
+    }
+
+    fn names(&self, path: &Path) -> Result<Vec<Name>> {
+        self.tree.names(path)
+    }
+
+    fn open(&self, path: &Path) -> Result<OwnedFd> {
+        self.tree.open(path)
+    }
+
+    fn readlink(&self, path: &Path) -> Result<OsString> {
+        self.tree.readlink(path)
+    }
+
+    fn xattr(&self, path: &Path, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        self.tree.xattr(path, name)
+    }
+
+    fn xattrs(&self, path: &Path) -> Result<Vec<OsString>> {
+        self.tree.xattrs(path)
+    }
+
+    fn link_changes(&self) -> &HashMap<Ino, i64> {
+        &self.links
+    }
+}
+
+/// Gives every name of a copied-up inode its own hard link in the tree, so that
+/// the sealed layer needs no index: afterwards names and content agree for
+/// whoever reads the layer, the kernel's overlayfs among them.
+fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<Ino, i64>> {
+    let mut changes = BTreeMap::new();
+    let mut wanted: HashMap<Ino, u32> = HashMap::new();
+    for (ino, state) in open.link_states() {
+        if state.here && state.origin > 1 && state.nlink > 0 {
+            wanted.insert(ino, state.nlink);
+        } else if !state.here && state.nlink != state.origin {
+            changes.insert(ino, i64::from(state.nlink) - i64::from(state.origin));
+        }
+    }
+    if wanted.is_empty() {
+        return Ok(changes);
+    }
+    let top = stack.layers().len();
+    let upper = OpenTree {
+        tree: DiskTree::new(at::dup(open.tree().root())?, open.tree().whiteouts()),
+    };
+    let view = stack.with(Arc::new(upper));
+    let mut missing: u64 = wanted.values().map(|nlink| u64::from(*nlink)).sum();
+    let mut names = Vec::new();
+    walk(&view, Path::new(""), &mut |path, found| {
+        if found.attr.kind != Kind::Dir && wanted.contains_key(&found.attr.ino) {
+            if found.parts[0].layer != top {
+                names.push((path.to_path_buf(), found.attr.ino));
+            }
+            missing = missing.saturating_sub(1);
+        }
+        Ok(if missing == 0 {
+            Visit::Stop
+        } else {
+            Visit::Enter
+        })
+    })?;
+    for (path, ino) in names {
+        let Some(parent) = path.parent() else {
+            continue;
+        };
+        // As the view shows it: directories may have been renamed.
+        copy_dir(open, &view, parent)?;
+        let target = Path::new(TREE).join(&path);
+        let dir = Path::new(TREE).join(parent);
+        keeping_times(open, &dir, || {
+            at::link(open, &OpenLayer::index_path(ino), open, &target)
+        })?;
+    }
+    Ok(changes)
+}
+
+/// An open layer's tree, read as if it were sealed.
+#[derive(Debug)]
+struct OpenTree {
+    tree: DiskTree,
+}
+
+static NO_CHANGES: std::sync::LazyLock<HashMap<Ino, i64>> = std::sync::LazyLock::new(HashMap::new);
+
+impl Layer for OpenTree {
+    fn id(&self) -> &'static str {
+        "open"
+    }
+    fn entry(&self, path: &Path) -> Result<Option<Entry>> {
+        self.tree.entry(path)
+    }
+    fn names(&self, path: &Path) -> Result<Vec<Name>> {
+        self.tree.names(path)
+    }
+    fn open(&self, path: &Path) -> Result<OwnedFd> {
+        self.tree.open(path)
+    }
+    fn readlink(&self, path: &Path) -> Result<OsString> {
+        self.tree.readlink(path)
+    }
+    fn xattr(&self, path: &Path, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        self.tree.xattr(path, name)
+    }
+    fn xattrs(&self, path: &Path) -> Result<Vec<OsString>> {
+        self.tree.xattrs(path)
+    }
+    fn link_changes(&self) -> &HashMap<Ino, i64> {
+        &NO_CHANGES
+    }
+}
+
+/// Counts what a tree holds: entries, whiteouts, bytes of content.
+fn count(tree: &DiskTree) -> Result<(u64, u64, u64)> {
+    let (mut entries, mut whiteouts, mut bytes) = (0, 0, 0);
+    let mut dirs = vec![Path::new("").to_path_buf()];
+    while let Some(dir) = dirs.pop() {
+        for name in tree.names(&dir)? {
+            let path = dir.join(&name.name);
+            match name.kind {
+                None => whiteouts += 1,
+                Some(Kind::Dir) => {
+                    entries += 1;
+                    dirs.push(path);
+                }
+                Some(Kind::File) => {
+                    entries += 1;
+                    bytes += at::stat(tree.root(), &path)?.attr.blocks * 512;
+                }
+                Some(_) => entries += 1,
+            }
+        }
+    }
+    Ok((entries, whiteouts, bytes))
+}
+
+/// What an open layer has beside its tree.
+const SCRATCH: [&str; 4] = ["index", "orphans", "work", "links"];
+
+/// Makes the open layer immutable and moves it to `layers/<id>`.
+///
+/// Nobody may write it any more; the caller sees to that. Nothing refers to the
+/// new layer before the stage's next commit.
+///
+/// # Errors
+/// What the disk reports; then the open layer is still where it was, and can be
+/// written on, unless the disk fails to remove what is no longer needed.
+pub fn seal(
+    open: &OpenLayer,
+    stack: &Stack,
+    layers: &Path,
+    id: &str,
+    step: &str,
+    now: u64,
+) -> Result<Manifest> {
+    let links = write_links(open, stack).context(|| format!("hard links of layer {id}"))?;
+    let (entries, whiteouts, bytes) = count(open.tree())?;
+    let manifest = Manifest {
+        id: id.to_owned(),
+        step: step.to_owned(),
+        sealed: now,
+        entries,
+        whiteouts,
+        bytes,
+        links,
+        xattr_whiteouts: open.tree().whiteouts() == Whiteouts::Xattr,
+    };
+    manifest.write(open)?;
+    move_sealed(open.path(), layers, id)?;
+    Ok(manifest)
+}
+
+/// Ends a [`seal`] that a dead daemon had begun in the directory `path`, if it
+/// came as far as the manifest. Returns whether it had.
+///
+/// # Errors
+/// What the disk reports; it can be repeated.
+pub fn finish_seal(path: &Path, layers: &Path, id: &str) -> Result<bool> {
+    let dir = at::open_dir(nix::fcntl::AT_FDCWD, path)?;
+    match Manifest::read(&dir) {
+        Ok(manifest) if manifest.id == id => {}
+        Ok(_) => return Ok(false),
+        Err(error) if error.errno() == Errno::ENOENT => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    move_sealed(path, layers, id)?;
+    Ok(true)
+}
+
+/// The end of sealing. Until the layer is in its place it can be written on, so
+/// what only an open layer needs is removed after that.
+fn move_sealed(path: &Path, layers: &Path, id: &str) -> Result<()> {
+    let target = layers.join(id);
+    let here = nix::fcntl::AT_FDCWD;
+    at::rename(here, path, here, &target, RenameFlags::RENAME_NOREPLACE)
+        .context(|| target.display().to_string())?;
+    sweep_sealed(&target)
+}
+
+/// Removes what only an open layer needs from a sealed one. To be repeated for a
+/// layer whose sealing may have been cut off.
+///
+/// # Errors
+/// As openat(2) and unlinkat(2), naming the layer.
+pub fn sweep_sealed(layer: &Path) -> Result<()> {
+    let sweep = || {
+        let dir = at::open_dir(nix::fcntl::AT_FDCWD, layer)?;
+        for name in SCRATCH {
+            // Out of the way first, of a copy-up that is still at it.
+            let gone = format!("{name}.gone");
+            let (from, to) = (Path::new(name), Path::new(&gone));
+            match at::rename(&dir, from, &dir, to, RenameFlags::empty()) {
+                Err(error) if error.errno() != Errno::ENOENT => return Err(error),
+                _ => at::remove_all(&dir, to)?,
+            }
+        }
+        Ok(())
+    };
+    sweep().context(|| layer.display().to_string())
+}
+
+/// An open layer's tree, to read as a layer while nobody writes it. The other
+/// names of an inode that was copied up may still show what is below.
+///
+/// # Errors
+/// As openat(2).
+pub fn read_open(path: &Path) -> Result<Arc<dyn Layer>> {
+    let dir = at::open_dir(nix::fcntl::AT_FDCWD, path)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+    let root = at::open(&dir, Path::new(TREE), flags, 0)?;
+    // Made when the layer was opened, if the disk takes device whiteouts.
+    let whiteouts = match at::stat_if_there(&dir, Path::new("work/whiteout"))? {
+        Some(_) => Whiteouts::Device,
+        None => Whiteouts::Xattr,
+    };
+    Ok(Arc::new(OpenTree {
+        tree: DiskTree::new(root, whiteouts),
+    }))
+}

@@ -10,3 +10,4 @@ pub mod layer;
 pub mod merge;
 pub mod sys;
 pub mod tree;
+pub mod view;

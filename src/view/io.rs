@@ -1,0 +1,405 @@
+//! open, read, write, release, fsync, fallocate, lseek, copy_file_range.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nix::errno::Errno;
+use nix::fcntl::{FallocateFlags, OFlag};
+use nix::sys::stat::Mode;
+
+use super::attr::without_privileges;
+use super::node::{Content, Here, Node, UpperAt};
+use super::refresh::last_attributes;
+use super::{Handle, Layers, View};
+use crate::error::Result;
+use crate::layer::OpenLayer;
+use crate::layer::copy_up::Extent;
+use crate::sys::{at, copy};
+use crate::tree::{Attr, Ino, Kind};
+
+/// An open file.
+#[derive(Debug)]
+pub struct Opened {
+    /// The handle, to be released.
+    pub handle: u64,
+    /// Its content is whole, in the open layer, and free of setuid, setgid and
+    /// capabilities: the kernel may read and write it by itself.
+    pub passthrough: bool,
+}
+
+/// Where lseek(2) looks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whence {
+    /// `SEEK_DATA`
+    Data,
+    /// `SEEK_HOLE`
+    Hole,
+}
+
+impl View {
+    pub(super) fn new_handle(&self, node: Arc<Node>, writable: bool) -> u64 {
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.insert(handle, Handle { node, writable });
+        handle
+    }
+
+    /// Opens a regular file; `flags` as in open(2), `O_TRUNC` included.
+    ///
+    /// # Errors
+    /// As open(2); `ENOSPC` if a copy-up finds no room.
+    pub fn open(&self, ino: Ino, flags: OFlag, unprivileged: bool) -> Result<Opened> {
+        let node = self.node(ino)?;
+        match node.kind {
+            Kind::File => {}
+            Kind::Dir => return Err(Errno::EISDIR.into()),
+            Kind::Symlink => return Err(Errno::ELOOP.into()),
+            _ => return Err(Errno::ENXIO.into()),
+        }
+        let access = flags & OFlag::O_ACCMODE;
+        let writable = access == OFlag::O_WRONLY || access == OFlag::O_RDWR;
+        let empties = flags.contains(OFlag::O_TRUNC);
+        let extent = match (writable, empties) {
+            (_, true) => Some(Extent::Empty),
+            (true, false) => Some(Extent::Whole),
+            (false, false) => None,
+        };
+        loop {
+            if let Some(extent) = extent {
+                self.copy_up(&node, extent)?;
+            }
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            // Nobody removes the name between a look at the inode and the
+            // counting of the handle.
+            let opened = node.in_place(|| -> Result<Option<bool>> {
+                if let Here::Gone(_) = node.inner.read().here {
+                    return Err(Errno::ESTALE.into());
+                }
+                if empties {
+                    if !self.writable_now(&node) {
+                        return Ok(None);
+                    }
+                    let file = self.content(&state, &node, true)?;
+                    if unprivileged {
+                        drop_privileges(&file)?;
+                    }
+                    nix::unistd::ftruncate(&*file, 0)?;
+                }
+                let passthrough = self.may_pass(&state, &node)?;
+                let mut inner = node.inner.write();
+                inner.opens += 1;
+                inner.writers += u32::from(writable);
+                Ok(Some(passthrough))
+            })?;
+            // The stack was replaced meanwhile: once more.
+            let Some(passthrough) = opened else { continue };
+            let handle = self.new_handle(node, writable);
+            return Ok(Opened {
+                handle,
+                passthrough,
+            });
+        }
+    }
+
+    fn may_pass(&self, state: &Layers, node: &Node) -> Result<bool> {
+        let whole = matches!(
+            node.inner.read().here,
+            Here::Upper {
+                content: Content::Whole,
+                ..
+            }
+        );
+        if self.live || !whole {
+            return Ok(false);
+        }
+        let Some(path) = node.upper_path() else {
+            return Ok(false);
+        };
+        // The write that has to clear these would not reach us.
+        let stat = at::stat(&*state.open, &path)?;
+        if stat.attr.perm & 0o6000 != 0 {
+            return Ok(false);
+        }
+        let capability = crate::sys::xattr::get(&*state.open, &path, "security.capability")?;
+        Ok(capability.is_none())
+    }
+
+    /// The file in the open layer behind a handle, for the kernel to use.
+    ///
+    /// # Errors
+    /// `EBADF`, or as openat(2).
+    pub fn backing(&self, handle: u64) -> Result<Arc<OwnedFd>> {
+        let node = self.handle(handle)?;
+        let state = self.layers()?;
+        self.kept_content(&state, &node, true)
+    }
+
+    /// Lets go of the descriptor behind a handle; it is opened again when a
+    /// request needs it. For files that the kernel serves by itself.
+    pub fn forget_file(&self, handle: u64) {
+        if let Ok(node) = self.handle(handle) {
+            node.inner.write().file = None;
+        }
+    }
+
+    /// Closes a handle.
+    pub fn release(&self, handle: u64) {
+        let Some((_, Handle { node, writable })) = self.handles.remove(&handle) else {
+            return;
+        };
+        let state = self.state.read();
+        let orphan = {
+            let mut inner = node.inner.write();
+            inner.opens = inner.opens.saturating_sub(1);
+            inner.writers = inner.writers.saturating_sub(u32::from(writable));
+            if inner.opens == 0 {
+                inner.file = None;
+            }
+            inner.opens == 0 && inner.unlinked
+        };
+        if orphan {
+            self.end_orphan(&state, &node);
+        }
+        drop(state);
+        let ino = node.ino;
+        drop(node);
+        self.evict(ino);
+    }
+
+    /// The last handle of an unlinked file is closed: its content ends.
+    fn end_orphan(&self, state: &Layers, node: &Arc<Node>) {
+        // Whoever holds it by other means (`O_PATH`) still asks for attributes.
+        let last = self.attributes(state, node);
+        let mut inner = node.inner.write();
+        if inner.opens > 0 {
+            return;
+        }
+        let last = last.unwrap_or_else(|_| last_attributes(node, &inner.here));
+        let gone = Here::Gone(Box::new(Attr { nlink: 0, ..last }));
+        let before = std::mem::replace(&mut inner.here, gone);
+        drop(inner);
+        if let Here::Upper {
+            at: UpperAt::Orphan,
+            ..
+        } = before
+            && let Err(error) = at::unlink(&*state.open, &OpenLayer::orphan_path(node.ino))
+        {
+            log::warn!("orphan {}: {error}", node.ino);
+        }
+    }
+
+    /// Reads from `offset` into `buffer`; short only at the end of the file.
+    ///
+    /// # Errors
+    /// `EBADF`, or as pread(2).
+    pub fn read(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+        let node = self.handle(handle)?;
+        let file = {
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            self.kept_content(&state, &node, false)?
+        };
+        let mut done = 0;
+        while done < buffer.len() {
+            let at = (offset + done as u64).cast_signed();
+            match nix::sys::uio::pread(&*file, &mut buffer[done..], at) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        // A metadata copy may be longer or shorter than what lies below it.
+        Ok(done)
+    }
+
+    /// Like [`View::read`], but only from memory: `None` where the disk would
+    /// have to be waited for.
+    ///
+    /// # Errors
+    /// As [`View::read`].
+    pub fn read_now(&self, handle: u64, offset: u64, buffer: &mut [u8]) -> Result<Option<usize>> {
+        let node = self.handle(handle)?;
+        let file = {
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            self.kept_content(&state, &node, false)?
+        };
+        match copy::read_nowait(&*file, offset, buffer)? {
+            Some(count) if count == buffer.len() => Ok(Some(count)),
+            Some(count) => {
+                let size = at::fstat(&*file)?.attr.size;
+                Ok((offset + count as u64 >= size).then_some(count))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Where an append has to go. A merge may have changed the length of a file
+    /// of a live view since the kernel last asked, and the kernel puts an append
+    /// where it believes the end to be.
+    ///
+    /// # Errors
+    /// `EBADF`, or as fstat(2).
+    pub fn end_of_file(&self, handle: u64) -> Result<u64> {
+        let node = self.handle(handle)?;
+        let state = self.layers()?;
+        self.refresh(&state, &node)?;
+        Ok(self.attributes(&state, &node)?.size)
+    }
+
+    /// Writes at `offset`. In a live view the file may have been sealed under
+    /// the handle; then it is copied up first.
+    ///
+    /// # Errors
+    /// `EBADF`, or as pwrite(2).
+    pub fn write(
+        &self,
+        handle: u64,
+        offset: u64,
+        data: &[u8],
+        unprivileged: bool,
+    ) -> Result<usize> {
+        let node = self.handle(handle)?;
+        loop {
+            self.copy_up(&node, Extent::Whole)?;
+            // Held while writing: a seal waits for the write to be in the file.
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            if !self.writable_now(&node) {
+                continue;
+            }
+            let file = self.kept_content(&state, &node, true)?;
+            if unprivileged {
+                drop_privileges(&file)?;
+            }
+            let mut done = 0;
+            while done < data.len() {
+                let at = (offset + done as u64).cast_signed();
+                match nix::sys::uio::pwrite(&*file, &data[done..], at) {
+                    Ok(count) => done += count,
+                    Err(Errno::EINTR) => {}
+                    Err(_) if done > 0 => break,
+                    Err(errno) => return Err(errno.into()),
+                }
+            }
+            return Ok(done);
+        }
+    }
+
+    fn writable_now(&self, node: &Node) -> bool {
+        matches!(
+            node.inner.read().here,
+            Here::Upper {
+                content: Content::Whole,
+                ..
+            } | Here::Detached { .. }
+                | Here::Gone(_)
+        )
+    }
+
+    /// The content behind a handle for an operation that changes it.
+    fn changeable(&self, handle: u64) -> Result<Arc<OwnedFd>> {
+        let node = self.handle(handle)?;
+        loop {
+            self.copy_up(&node, Extent::Whole)?;
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            if self.writable_now(&node) {
+                return self.kept_content(&state, &node, true);
+            }
+        }
+    }
+
+    /// Brings a file to the disk; only its content with `data_only`.
+    ///
+    /// # Errors
+    /// As fsync(2).
+    pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
+        let node = self.handle(handle)?;
+        let file = {
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            if let Here::Below { .. } = node.inner.read().here {
+                return Ok(());
+            }
+            self.kept_content(&state, &node, false)?
+        };
+        if data_only {
+            nix::unistd::fdatasync(&*file)?;
+        } else {
+            nix::unistd::fsync(&*file)?;
+        }
+        Ok(())
+    }
+
+    /// Allocates, punches or zeroes a range.
+    ///
+    /// # Errors
+    /// As fallocate(2).
+    pub fn fallocate(&self, handle: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
+        let file = self.changeable(handle)?;
+        let mode = FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
+        nix::fcntl::fallocate(&*file, mode, offset.cast_signed(), length.cast_signed())?;
+        Ok(())
+    }
+
+    /// The next data or hole from `offset` on.
+    ///
+    /// # Errors
+    /// As lseek(2), `ENXIO` behind the end.
+    pub fn seek(&self, handle: u64, offset: i64, whence: Whence) -> Result<i64> {
+        let node = self.handle(handle)?;
+        let file = {
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            self.kept_content(&state, &node, false)?
+        };
+        let whence = match whence {
+            Whence::Data => nix::unistd::Whence::SeekData,
+            Whence::Hole => nix::unistd::Whence::SeekHole,
+        };
+        // A descriptor of its own: this one's position is shared by nobody.
+        Ok(nix::unistd::lseek(&*file, offset, whence)?)
+    }
+
+    /// Copies a range from one open file to another inside the host's kernel.
+    ///
+    /// # Errors
+    /// As copy_file_range(2).
+    pub fn copy_range(
+        &self,
+        from: u64,
+        from_offset: u64,
+        to: u64,
+        to_offset: u64,
+        length: u64,
+    ) -> Result<u64> {
+        use std::os::fd::AsFd;
+        let target = self.changeable(to)?;
+        let node = self.handle(from)?;
+        let source = {
+            let state = self.layers()?;
+            self.refresh(&state, &node)?;
+            self.kept_content(&state, &node, false)?
+        };
+        copy::range(
+            source.as_fd(),
+            from_offset,
+            target.as_fd(),
+            to_offset,
+            length,
+        )
+    }
+}
+
+/// What a write by somebody without privileges takes from a file.
+fn drop_privileges(file: &OwnedFd) -> Result<()> {
+    let perm = at::fstat(file)?.attr.perm;
+    let kept = without_privileges(perm);
+    if kept != perm {
+        nix::sys::stat::fchmod(file, Mode::from_bits_truncate(kept))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,303 @@
+//! From a name to an inode.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
+
+use super::node::{Content, DirHere, Here, Node, Place, UpperAt};
+use super::{Layers, ROOT, View};
+use crate::error::{Error, Result};
+use crate::tree::marker::Marks;
+use crate::tree::union::{Entry, Found};
+use crate::tree::{Attr, Ino, Kind};
+
+/// `NAME_MAX` (limits.h).
+const NAME_MAX: usize = 255;
+
+/// What a name stands for, before it has a node.
+pub(super) struct Resolved {
+    pub attr: Attr,
+    pub here: Here,
+}
+
+impl View {
+    /// Looks a name up and counts the answer as one the kernel has to forget.
+    ///
+    /// # Errors
+    /// `ENOENT`, `ENOTDIR`, `ENAMETOOLONG`, or what the disk reports.
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr> {
+        let state = self.layers()?;
+        let parent = self.node(parent)?;
+        let _names = parent.names.read();
+        let (node, attr) = self.child(&state, &parent, name)?.ok_or(Errno::ENOENT)?;
+        node.count_lookup();
+        Ok(attr)
+    }
+
+    /// The node of a name, and its attributes. The parent's names are locked.
+    pub(super) fn child(
+        &self,
+        state: &Layers,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Result<Option<(Arc<Node>, Attr)>> {
+        let Some(resolved) = self.resolve(state, parent, name)? else {
+            return Ok(None);
+        };
+        let node = self.adopt(state, parent, name, resolved);
+        let attr = self.attributes(state, &node)?;
+        Ok(Some((node, attr)))
+    }
+
+    /// Puts what a name resolved to into the inode table.
+    pub(super) fn adopt(
+        &self,
+        state: &Layers,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        resolved: Resolved,
+    ) -> Arc<Node> {
+        let Resolved { attr, here } = resolved;
+        let place = Place {
+            parent: parent.clone(),
+            name: name.to_os_string(),
+        };
+        let ino = if parent.ino == ROOT {
+            // A mapped path's root keeps its node for life, or the bind mounts
+            // that show it go stale; its name is its number.
+            self.mapped_root(name).map_or(attr.ino, |node| node.ino)
+        } else {
+            attr.ino
+        };
+        let entry = self.nodes.entry(ino);
+        let node = entry.or_insert_with(|| {
+            let place = Some(place.clone());
+            Arc::new(Node::new(
+                ino,
+                attr.kind,
+                place,
+                state.generation,
+                here.clone(),
+            ))
+        });
+        let mut inner = node.inner.write();
+        let stale = inner.generation != state.generation || matches!(inner.here, Here::Gone(_));
+        if stale && !matches!(inner.here, Here::Detached { .. }) {
+            inner.generation = state.generation;
+            inner.here = here;
+            inner.file = None;
+            inner.listing = None;
+            inner.inherit = None;
+        }
+        inner.add_place(node.kind, place);
+        drop(inner);
+        node.clone()
+    }
+
+    fn mapped_root(&self, name: &OsStr) -> Option<Arc<Node>> {
+        self.nodes.iter().find_map(|node| {
+            let inner = node.inner.read();
+            let place = inner.place.as_ref()?;
+            (place.parent.ino == ROOT && place.name == name).then(|| node.value().clone())
+        })
+    }
+
+    /// What a name stands for in a directory. The parent's names are locked.
+    pub(super) fn resolve(
+        &self,
+        state: &Layers,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Result<Option<Resolved>> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
+        let dir = self.directory(state, parent)?;
+        if dir.upper {
+            let path = parent.path().join(name);
+            match state.open.entry(&path)? {
+                Some(Entry::Whiteout) => return Ok(None),
+                Some(Entry::Present(attr, marks)) => {
+                    return self
+                        .in_upper(state, &dir, &path, name, attr, &marks)
+                        .map(Some);
+                }
+                None => {}
+            }
+        }
+        self.resolve_below(state, &dir, name)
+    }
+
+    /// What a name stands for in the stack, as if the open layer had nothing.
+    pub(super) fn resolve_below(
+        &self,
+        state: &Layers,
+        dir: &DirHere,
+        name: &OsStr,
+    ) -> Result<Option<Resolved>> {
+        if dir.below.is_empty() {
+            return Ok(None);
+        }
+        let Some(mut found) = state.stack.lookup(&dir.below, name)? else {
+            return Ok(None);
+        };
+        self.number(&mut found);
+        let attr = found.attr;
+        let here = if attr.is_dir() {
+            Here::Dir(DirHere {
+                attr: Some(attr),
+                below: found.parts.into(),
+                origin: dir.origin.join(name).into(),
+                upper: false,
+            })
+        } else if state
+            .open
+            .link_state(attr.ino)
+            .is_some_and(|link| link.here)
+        {
+            // Copied up already, through another name.
+            Here::Upper {
+                at: UpperAt::Index,
+                // What is in `index/` was copied whole.
+                content: Content::Whole,
+            }
+        } else {
+            Here::Below {
+                stack: state.stack.clone(),
+                found: Arc::new(found),
+            }
+        };
+        Ok(Some(Resolved { attr, here }))
+    }
+
+    fn in_upper(
+        &self,
+        state: &Layers,
+        dir: &DirHere,
+        path: &Path,
+        name: &OsStr,
+        mut attr: Attr,
+        marks: &Marks,
+    ) -> Result<Resolved> {
+        if attr.ino == 0 {
+            // Made just before a crash: it gets its number now.
+            attr.ino = self.inos.allocate();
+            let marked = marks != &Marks::default();
+            crate::layer::set_ino(state.open.tree().root(), path, attr.ino, marked)?;
+        }
+        if !attr.is_dir() {
+            let indexed = state
+                .open
+                .link_state(attr.ino)
+                .is_some_and(|link| link.here);
+            let at = if indexed {
+                UpperAt::Index
+            } else {
+                UpperAt::Name
+            };
+            let content = self.content_place(state, marks)?;
+            return Ok(Resolved {
+                attr,
+                here: Here::Upper { at, content },
+            });
+        }
+        let below = if marks.opaque {
+            None
+        } else if let Some(redirect) = &marks.redirect {
+            state
+                .stack
+                .find(redirect)?
+                .map(|found| (found, redirect.clone()))
+        } else if dir.below.is_empty() {
+            None
+        } else {
+            let found = state.stack.lookup(&dir.below, name)?;
+            found.map(|found| (found, dir.origin.join(name)))
+        };
+        let here = match below.filter(|(found, _)| found.attr.is_dir()) {
+            Some((found, origin)) => DirHere {
+                attr: Some(found.attr),
+                below: found.parts.into(),
+                origin: origin.into(),
+                upper: true,
+            },
+            None => DirHere {
+                attr: None,
+                below: Arc::from([]),
+                origin: Arc::from(Path::new("")),
+                upper: true,
+            },
+        };
+        Ok(Resolved {
+            attr,
+            here: Here::Dir(here),
+        })
+    }
+
+    /// Where the content of a file of the open layer with these markers lies.
+    fn content_place(&self, state: &Layers, marks: &Marks) -> Result<Content> {
+        match (&marks.redirect, marks.metacopy) {
+            (_, false) => Ok(Content::Whole),
+            (Some(redirect), true) => {
+                let gone = || {
+                    let what = format!("{}: the content below is gone", redirect.display());
+                    Error::new(Errno::EIO, what)
+                };
+                let found = state.stack.find(redirect)?.ok_or_else(gone)?;
+                let part = state.stack.content(&found)?;
+                let stack = state.stack.clone();
+                Ok(Content::Below { stack, part })
+            }
+            (None, true) => Err(Error::new(Errno::EIO, "metadata copy without a redirect")),
+        }
+    }
+
+    /// Gives a number to an entry of a layer that carries none.
+    pub(super) fn number(&self, found: &mut Found) {
+        if found.attr.ino == 0 {
+            let part = &found.parts[0];
+            let key = (part.layer, part.path.to_path_buf());
+            found.attr.ino = *self
+                .unnumbered
+                .entry(key)
+                .or_insert_with(|| self.inos.allocate());
+        }
+    }
+
+    /// True when the stack shows something under this name of a directory.
+    pub(super) fn below_has(&self, state: &Layers, dir: &DirHere, name: &OsStr) -> Result<bool> {
+        Ok(!dir.below.is_empty() && state.stack.lookup(&dir.below, name)?.is_some())
+    }
+}
+
+/// Attributes where nothing is known but the type.
+pub(super) fn empty_attr(kind: Kind) -> Attr {
+    Attr {
+        ino: 0,
+        kind,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        size: 0,
+        blocks: 0,
+        blksize: 4096,
+        atime: Default::default(),
+        mtime: Default::default(),
+        ctime: Default::default(),
+    }
+}
+
+/// A name as the caller gave it, refused where no entry may be called so.
+pub(super) fn check_new_name(name: &OsStr) -> Result<OsString> {
+    if name.is_empty() || name == "." || name == ".." {
+        return Err(Errno::EINVAL.into());
+    }
+    if name.len() > NAME_MAX {
+        return Err(Errno::ENAMETOOLONG.into());
+    }
+    Ok(name.to_os_string())
+}

@@ -1,0 +1,265 @@
+//! One view's filesystem: a stack plus a private open layer, as inodes.
+//!
+//! It knows nothing of FUSE: requests are plain calls, inodes are numbers.
+//! Lock order: `state`, then the locks of `node::Node` in the order told
+//! there. No lock is held while file content is copied.
+
+mod attr;
+mod copy_up;
+mod create;
+mod dir;
+mod io;
+mod link;
+mod lookup;
+mod node;
+mod refresh;
+mod remove;
+mod rename;
+mod xattr;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use nix::errno::Errno;
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use crate::error::Result;
+use crate::layer::{Inos, OpenLayer, Stack};
+use crate::tree::{Ino, Kind};
+
+pub use attr::{SetAttr, StatFs};
+pub use create::Caller;
+pub use dir::Emit;
+pub use io::{Opened, Whence};
+pub use rename::RenameMode;
+pub use xattr::SetXattr;
+
+use node::{DirHere, Here, Node};
+
+/// The attributes that stand for a name that does not exist: inode 0.
+pub fn missing() -> crate::tree::Attr {
+    lookup::empty_attr(Kind::File)
+}
+
+/// The root's inode number: it holds one entry per mapped path.
+pub const ROOT: Ino = 1;
+
+/// What a view looks at now.
+#[derive(Debug)]
+struct Layers {
+    /// Counted up whenever the stack changes under the view.
+    generation: u64,
+    stack: Stack,
+    open: Arc<OpenLayer>,
+}
+
+/// An open handle.
+#[derive(Debug)]
+struct Handle {
+    node: Arc<Node>,
+    writable: bool,
+}
+
+/// One view's filesystem.
+#[derive(Debug)]
+pub struct View {
+    /// Read for every request; written to swap layers and to rename directories.
+    state: RwLock<Layers>,
+    nodes: DashMap<Ino, Arc<Node>>,
+    handles: DashMap<u64, Handle>,
+    next_handle: AtomicU64,
+    inos: Arc<Inos>,
+    /// Numbers of entries of layers that carry none, by layer and path.
+    unnumbered: DashMap<(usize, PathBuf), Ino>,
+    live: bool,
+    closed: AtomicBool,
+}
+
+impl View {
+    /// A view of `stack` that writes to `open`. A `live` view (the stage's own)
+    /// can have its layers replaced while it is used.
+    ///
+    /// # Errors
+    /// None today; a layer may have to be asked one day.
+    pub fn new(stack: Stack, open: OpenLayer, inos: Arc<Inos>, live: bool) -> Result<Arc<View>> {
+        let root = DirHere {
+            below: stack.roots().into(),
+            origin: Arc::from(std::path::Path::new("")),
+            attr: None,
+            upper: true,
+        };
+        let nodes = DashMap::new();
+        let root = Node::new(ROOT, Kind::Dir, None, 0, Here::Dir(root));
+        root.count_lookup();
+        nodes.insert(ROOT, Arc::new(root));
+        Ok(Arc::new(View {
+            state: RwLock::new(Layers {
+                generation: 0,
+                stack,
+                open: Arc::new(open),
+            }),
+            nodes,
+            handles: DashMap::new(),
+            next_handle: AtomicU64::new(1),
+            inos,
+            unnumbered: DashMap::new(),
+            live,
+            closed: AtomicBool::new(false),
+        }))
+    }
+
+    /// True for the stage's own view.
+    pub fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Keeps requests out, lets `change` make a new stack and an empty open
+    /// layer from the present ones, and goes on with those. Open handles live
+    /// on: what is unchanged stays the same inode, what is not stays readable.
+    ///
+    /// # Errors
+    /// What `change` reports; then nothing has changed.
+    pub fn replace(
+        &self,
+        change: impl FnOnce(&Stack, &OpenLayer) -> Result<(Stack, OpenLayer)>,
+    ) -> Result<()> {
+        let mut state = self.state.write();
+        self.hold_open_files(&state)?;
+        let changed = change(&state.stack, &state.open);
+        // Even a seal that failed may have written names into the open layer.
+        state.generation += 1;
+        let (stack, open) = changed?;
+        let same =
+            |layer: &usize| match (state.stack.layers().get(*layer), stack.layers().get(*layer)) {
+                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
+                _ => false,
+            };
+        self.unnumbered.retain(|(layer, _), _| same(layer));
+        state.stack = stack;
+        state.open = Arc::new(open);
+        Ok(())
+    }
+
+    /// Opens the content of every file of the open layer that somebody has
+    /// open: the layer is about to move, and orphans have no place in the next.
+    fn hold_open_files(&self, state: &Layers) -> Result<()> {
+        let held: Vec<Arc<Node>> = self.handles.iter().map(|one| one.node.clone()).collect();
+        for node in held {
+            let at = match &node.inner.read().here {
+                Here::Upper { at, .. } => *at,
+                _ => continue,
+            };
+            if at == node::UpperAt::Orphan {
+                self.complete_orphan(state, &node)?;
+                let fd = self.content(state, &node, true)?;
+                node.inner.write().here = Here::Detached { fd, sealed: false };
+            } else {
+                self.content(state, &node, false)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The stack below the open layer.
+    pub fn stack(&self) -> Stack {
+        self.state.read().stack.clone()
+    }
+
+    /// True when nothing was changed in the open layer.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn is_clean(&self) -> Result<bool> {
+        self.state.read().open.is_clean()
+    }
+
+    /// Where the open layer lies.
+    pub fn open_layer_path(&self) -> PathBuf {
+        self.state.read().open.path().to_path_buf()
+    }
+
+    /// The paths of the files that are open for writing now.
+    pub fn busy(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> = self
+            .handles
+            .iter()
+            .filter(|handle| handle.writable && handle.node.place().is_some())
+            .map(|handle| handle.node.path())
+            .collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// Ends the view: every later request fails with `ENODEV`. Returns the open
+    /// layer, to seal or to drop.
+    ///
+    /// # Errors
+    /// None today.
+    pub fn close(self: &Arc<Self>) -> Result<Arc<OpenLayer>> {
+        let state = self.state.write();
+        self.closed.store(true, Ordering::Release);
+        self.handles.clear();
+        self.nodes.clear();
+        Ok(state.open.clone())
+    }
+
+    /// True if the kernel may know this inode, and so something below it.
+    pub fn knows(&self, ino: Ino) -> bool {
+        self.nodes.contains_key(&ino)
+    }
+
+    fn layers(&self) -> Result<RwLockReadGuard<'_, Layers>> {
+        let state = self.state.read();
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Errno::ENODEV.into());
+        }
+        Ok(state)
+    }
+
+    fn node(&self, ino: Ino) -> Result<Arc<Node>> {
+        match self.nodes.get(&ino) {
+            Some(node) => Ok(node.clone()),
+            None => Err(Errno::ESTALE.into()),
+        }
+    }
+
+    fn handle(&self, handle: u64) -> Result<Arc<Node>> {
+        match self.handles.get(&handle) {
+            Some(handle) => Ok(handle.node.clone()),
+            None => Err(Errno::EBADF.into()),
+        }
+    }
+
+    /// The kernel forgets `count` of the answers that named an inode.
+    pub fn forget(&self, ino: Ino, count: u64) {
+        let Ok(node) = self.node(ino) else { return };
+        let before = node.lookups.load(Ordering::Acquire);
+        node.lookups.fetch_sub(count.min(before), Ordering::AcqRel);
+        drop(node);
+        self.evict(ino);
+    }
+
+    /// Drops a node that neither the kernel, nor a handle, nor a child's place
+    /// needs, and then perhaps its parents.
+    fn evict(&self, ino: Ino) {
+        let mut next = vec![ino];
+        while let Some(ino) = next.pop() {
+            if ino == ROOT {
+                continue;
+            }
+            let gone = self.nodes.remove_if(&ino, |_, node| {
+                node.lookups.load(Ordering::Acquire) == 0
+                    && Arc::strong_count(node) == 1
+                    && node.inner.read().opens == 0
+            });
+            if let Some((_, node)) = gone {
+                let inner = node.inner.read();
+                let places = inner.place.iter().chain(&inner.other_places);
+                next.extend(places.map(|place| place.parent.ino));
+            }
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The inode table's rows: what an inode is and where it lies now.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::layer::{OpenLayer, Stack, TREE};
+use crate::tree::listing::Listing;
+use crate::tree::union::{Found, Part};
+use crate::tree::{Attr, Ino, Kind};
+
+/// An inode, independent of its names. The kernel knows it by its number.
+///
+/// Locks, in this order: `copying` of a file, `names` (of a parent before its
+/// child), `copying` of a directory, `inner`. Nothing else is locked while
+/// `inner` is.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub ino: Ino,
+    pub kind: Kind,
+    /// How often the kernel was told of it and has not forgotten it (`FORGET`).
+    pub lookups: AtomicU64,
+    /// A directory's names: read to look up, write to change.
+    pub names: RwLock<()>,
+    /// Held while this inode is copied up.
+    pub copying: Mutex<()>,
+    pub inner: RwLock<Inner>,
+}
+
+/// The changing part of a node.
+#[derive(Debug)]
+pub(super) struct Inner {
+    /// The name it was last seen under; its parent. `None` for the root, and
+    /// for a file all of whose known names are gone.
+    pub place: Option<Place>,
+    /// Further names of a file that were seen.
+    pub other_places: Vec<Place>,
+    /// A file's last name is gone; it is here because it is open.
+    pub unlinked: bool,
+    /// The generation of the view's stack that `here` was resolved in.
+    pub generation: u64,
+    pub here: Here,
+    /// Open handles, and how many of them may write.
+    pub opens: u32,
+    pub writers: u32,
+    /// The content, opened once for all handles.
+    pub file: Option<OpenFile>,
+    /// A directory's names in order, while somebody lists it.
+    pub listing: Option<Listing>,
+    /// What new entries of this directory inherit from it.
+    pub inherit: Option<Inherit>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub parent: Arc<Node>,
+    pub name: OsString,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct OpenFile {
+    pub fd: Arc<OwnedFd>,
+    pub writable: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Inherit {
+    /// The group, where the directory has setgid (inode(7)).
+    pub gid: Option<u32>,
+    /// It has a default ACL, which takes the umask's place (acl(5)).
+    pub acl: bool,
+}
+
+/// Where an inode lies now.
+#[derive(Clone, Debug)]
+pub(super) enum Here {
+    Dir(DirHere),
+    /// In the stack, untouched.
+    Below {
+        stack: Stack,
+        found: Arc<Found>,
+    },
+    /// In the open layer.
+    Upper {
+        at: UpperAt,
+        content: Content,
+    },
+    /// In no layer that the view has, but still open.
+    Detached {
+        fd: Arc<OwnedFd>,
+        /// In a sealed layer, though: it may only be read.
+        sealed: bool,
+    },
+    /// Removed; the last attributes are all that is left.
+    Gone(Box<Attr>),
+}
+
+/// Where a directory lies: parts of the stack, and perhaps the open layer.
+#[derive(Clone, Debug)]
+pub(super) struct DirHere {
+    /// Its parts in the stack, uppermost first; empty where it is opaque.
+    pub below: Arc<[Part]>,
+    /// Its path as the stack shows it.
+    pub origin: Arc<Path>,
+    /// Its attributes in the stack, if it is there.
+    pub attr: Option<Attr>,
+    /// It exists in the open layer.
+    pub upper: bool,
+}
+
+/// Where in the open layer a file lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UpperAt {
+    /// At its place in the tree.
+    Name,
+    /// In `index/`: it has, or had, several names.
+    Index,
+    /// In `orphans/`: unlinked but open.
+    Orphan,
+}
+
+/// Where the content of a file in the open layer lies.
+#[derive(Clone, Debug)]
+pub(super) enum Content {
+    Whole,
+    /// Still below: only metadata was copied up.
+    Below {
+        stack: Stack,
+        part: Part,
+    },
+}
+
+impl Place {
+    pub fn is(&self, parent: &Arc<Node>, name: &OsStr) -> bool {
+        Arc::ptr_eq(&self.parent, parent) && self.name == name
+    }
+}
+
+impl Here {
+    /// True if a file's content lies in the same kind of place.
+    pub fn same_content(&self, other: &Here) -> bool {
+        use std::mem::discriminant;
+        match (self, other) {
+            (Here::Upper { content, .. }, Here::Upper { content: other, .. }) => {
+                discriminant(content) == discriminant(other)
+            }
+            _ => discriminant(self) == discriminant(other),
+        }
+    }
+}
+
+impl Inner {
+    /// The content, if it is open already.
+    pub fn kept(&self, writable: bool) -> Option<Arc<OwnedFd>> {
+        let file = self.file.as_ref()?;
+        (file.writable || !writable).then(|| file.fd.clone())
+    }
+
+    /// A name was seen.
+    pub fn add_place(&mut self, kind: Kind, place: Place) {
+        match &self.place {
+            Some(known) if known.is(&place.parent, &place.name) => return,
+            Some(_) if kind == Kind::Dir => {}
+            Some(known) => {
+                let known = known.clone();
+                self.other_places
+                    .retain(|other| !other.is(&place.parent, &place.name));
+                self.other_places.push(known);
+            }
+            None => {}
+        }
+        self.place = Some(place);
+    }
+
+    /// A name is gone.
+    pub fn remove_place(&mut self, parent: &Arc<Node>, name: &OsStr) {
+        self.other_places.retain(|other| !other.is(parent, name));
+        if self
+            .place
+            .as_ref()
+            .is_some_and(|place| place.is(parent, name))
+        {
+            self.place = self.other_places.pop();
+        }
+    }
+}
+
+impl Node {
+    pub fn new(ino: Ino, kind: Kind, place: Option<Place>, generation: u64, here: Here) -> Node {
+        Node {
+            ino,
+            kind,
+            lookups: AtomicU64::new(0),
+            names: RwLock::new(()),
+            copying: Mutex::new(()),
+            inner: RwLock::new(Inner {
+                place,
+                other_places: Vec::new(),
+                unlinked: false,
+                generation,
+                here,
+                opens: 0,
+                writers: 0,
+                file: None,
+                listing: None,
+                inherit: None,
+            }),
+        }
+    }
+
+    pub fn is_dir(&self) -> bool {
+        self.kind == Kind::Dir
+    }
+
+    pub fn place(&self) -> Option<Place> {
+        self.inner.read().place.clone()
+    }
+
+    /// Runs `with` while the name that this file was last seen under stays what
+    /// it is, so that a path made from it leads to this file and to no other.
+    /// (A directory's name only changes while no other request runs.) For who
+    /// holds no lock but the view's.
+    pub fn in_place<T>(&self, with: impl FnOnce() -> T) -> T {
+        if self.is_dir() {
+            return with();
+        }
+        while let Some(place) = self.place() {
+            let _names = place.parent.names.read();
+            let inner = self.inner.read();
+            let now = inner.place.as_ref();
+            let still = now.is_some_and(|now| now.is(&place.parent, &place.name));
+            drop(inner);
+            if still {
+                return with();
+            }
+        }
+        with()
+    }
+
+    /// The path of this node in the view, from its last known names.
+    pub fn path(&self) -> PathBuf {
+        let mut names = Vec::new();
+        let mut at = self.place();
+        while let Some(place) = at {
+            names.push(place.name);
+            at = place.parent.place();
+        }
+        names.iter().rev().collect()
+    }
+
+    /// The path in the open layer of the entry `name` of this directory.
+    pub fn upper_child(&self, name: &OsStr) -> PathBuf {
+        let mut path = PathBuf::from(TREE);
+        path.push(self.path());
+        path.push(name);
+        path
+    }
+
+    /// The path of this node in the open layer, if it is there.
+    pub fn upper_path(&self) -> Option<PathBuf> {
+        let here = self.inner.read().here.clone();
+        match here {
+            Here::Dir(dir) if dir.upper => Some(Path::new(TREE).join(self.path())),
+            Here::Upper { at, .. } => Some(match at {
+                UpperAt::Name => Path::new(TREE).join(self.path()),
+                UpperAt::Index => OpenLayer::index_path(self.ino),
+                UpperAt::Orphan => OpenLayer::orphan_path(self.ino),
+            }),
+            _ => None,
+        }
+    }
+
+    /// A directory was removed; `attr` is the last that is known of it.
+    pub fn remove_dir(&self, attr: Attr) {
+        let mut inner = self.inner.write();
+        inner.here = Here::Gone(Box::new(Attr { nlink: 0, ..attr }));
+        inner.listing = None;
+    }
+
+    pub fn dir(&self) -> Option<DirHere> {
+        match &self.inner.read().here {
+            Here::Dir(dir) => Some(dir.clone()),
+            _ => None,
+        }
+    }
+
+    pub fn count_lookup(&self) {
+        self.lookups.fetch_add(1, Ordering::AcqRel);
+    }
+}

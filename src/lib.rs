@@ -8,6 +8,7 @@
 pub mod error;
 pub mod layer;
 pub mod merge;
+pub mod stage;
 pub mod sys;
 pub mod tree;
 pub mod view;

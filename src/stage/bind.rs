@@ -1,0 +1,242 @@
+//! The stage view over the mapped paths: what must hold before, and the binds.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::libc;
+
+use super::{Failure, occupants};
+use crate::error::{Context, Error, Result};
+use crate::sys::mount;
+use crate::sys::mountinfo::{self, Mount};
+
+/// How long a mount may take to say whether it is alive.
+const ALIVE: Duration = Duration::from_secs(2);
+
+/// Checks what the paths and the machine are like now, and takes away what a
+/// killed daemon has left at the mapped paths.
+///
+/// Returns sentences the user should read: who still sees the old directories.
+/// Processes in `except` (those of the mount itself) do not count.
+///
+/// # Errors
+/// One sentence each: not root, no `/dev/fuse`, a path mounted already, mounts
+/// below it, files open for writing.
+pub fn check(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure> {
+    if !nix::unistd::geteuid().is_root() {
+        return refuse("mounting needs root: run it with sudo".to_owned());
+    }
+    if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
+        return refuse(format!(
+            "/dev/fuse cannot be opened ({error}): load the kernel module 'fuse', or start the \
+             container with --device /dev/fuse"
+        ));
+    }
+    remove_dead(mapped)?;
+    let mounts = mountinfo::own()?;
+    for path in mapped {
+        if let Some(ours) = topmost(&mounts, path).filter(|top| mountinfo::is_ours(&top.kind)) {
+            let stage = stage_of(ours);
+            return refuse(format!(
+                "{} is already mounted by the stage {stage}: `harness-fs unmount` ends it",
+                path.display()
+            ));
+        }
+        let around = mounts
+            .iter()
+            .find(|mount| mountinfo::is_ours(&mount.kind) && mountinfo::is_below_dir(path, mount));
+        if let Some(ours) = around {
+            return refuse(format!(
+                "{} lies in {}, which is mounted by the stage {}: one stage cannot be inside another",
+                path.display(),
+                ours.at.display(),
+                stage_of(ours)
+            ));
+        }
+        let below: Vec<String> = mounts
+            .iter()
+            .filter(|mount| mountinfo::is_below(mount, path))
+            .map(|mount| mount.at.display().to_string())
+            .collect();
+        if !below.is_empty() {
+            return refuse(format!(
+                "{} cannot be mapped while something is mounted below it: {}",
+                path.display(),
+                below.join(", ")
+            ));
+        }
+    }
+    occupied(mapped, except)
+}
+
+fn refuse<T>(sentence: String) -> Result<T, Failure> {
+    Err(Failure::Failed(Error::new(Errno::EBUSY, sentence)))
+}
+
+fn occupied(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure> {
+    let found = occupants::find(mapped, except);
+    if !found.writers.is_empty() {
+        let list: Vec<String> = found.writers.iter().map(ToString::to_string).collect();
+        return refuse(format!(
+            "these processes have files open for writing, which would be lost to the stage; end them first: {}",
+            list.join(", ")
+        ));
+    }
+    let visitor = |visitor: &occupants::Occupant| {
+        format!(
+            "{} (pid {}) is in {} and still sees the old directory there; in a shell, `cd .` enters the stage",
+            visitor.name,
+            visitor.pid,
+            visitor.path.display()
+        )
+    };
+    Ok(found.visitors.iter().map(visitor).collect())
+}
+
+/// The stage that a mount of ours belongs to.
+fn stage_of(mount: &Mount) -> String {
+    let source = mount.source.to_string_lossy();
+    let stage = source.strip_prefix("harness-fs:").unwrap_or(&source);
+    format!("'{stage}'")
+}
+
+fn topmost<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    mounts.iter().rev().find(|mount| mount.at == path)
+}
+
+/// Detaches mounts of ours at the mapped paths whose daemon is gone, such as
+/// the one a killed container left on a shared volume.
+fn remove_dead(mapped: &[PathBuf]) -> Result<()> {
+    for path in mapped {
+        loop {
+            let mounts = mountinfo::own()?;
+            let ours = topmost(&mounts, path).filter(|top| mountinfo::is_ours(&top.kind));
+            if ours.is_none() || !is_dead(path) {
+                break;
+            }
+            log::info!(
+                "{}: takes away the mount of a daemon that is gone",
+                path.display()
+            );
+            mount::detach(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody serves the mount here any more. A daemon that does not
+/// answer (stopped, say) is alive; asking it must not hang us.
+fn is_dead(path: &Path) -> bool {
+    let (sender, answer) = mpsc::channel();
+    let path = path.to_path_buf();
+    std::thread::spawn(move || {
+        let _ = sender.send(std::fs::symlink_metadata(path));
+    });
+    let dead = |error: &std::io::Error| {
+        matches!(
+            error.raw_os_error(),
+            Some(libc::ENOTCONN | libc::ECONNABORTED)
+        )
+    };
+    matches!(answer.recv_timeout(ALIVE), Ok(Err(error)) if dead(&error))
+}
+
+/// Makes the mapped paths that are missing: the workspace open to every user,
+/// as CI runners make it, all else as usual; whatever the umask.
+///
+/// # Errors
+/// As mkdir(2) and chmod(2).
+pub fn create_missing(mapped: &[PathBuf]) -> Result<()> {
+    for (index, path) in mapped.iter().enumerate() {
+        let mode = if index == 0 { 0o777 } else { 0o755 };
+        create(path, mode)?;
+    }
+    Ok(())
+}
+
+fn create(path: &Path, mode: u32) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create(parent, 0o755)?;
+    }
+    let made = std::fs::create_dir(path);
+    made.context(|| format!("mkdir {}", path.display()))?;
+    let changed = std::fs::set_permissions(path, Permissions::from_mode(mode));
+    changed.context(|| format!("chmod {}", path.display()))
+}
+
+/// Binds the entries of a view's mount point, one per mapped path, over the
+/// mapped paths. When one fails, those before it are taken away again.
+///
+/// # Errors
+/// As open_tree(2) and move_mount(2).
+pub fn bind_mapped(view: &Path, mapped: &[PathBuf]) -> Result<()> {
+    let dir = File::open(view).context(|| view.display().to_string())?;
+    for (index, path) in mapped.iter().enumerate() {
+        let bound = mount::clone_mount(&dir, Path::new(&index.to_string()))
+            .context(|| format!("bind {}", path.display()))
+            .and_then(|tree| mount::attach(tree, path));
+        if let Err(error) = bound {
+            unbind(&mapped[..index])?;
+            return Err(error);
+        }
+    }
+    Ok(())
+}
+
+/// Takes the binds away again, also while they are in use.
+///
+/// # Errors
+/// As umount2(2); every path is tried.
+pub fn unbind(mapped: &[PathBuf]) -> Result<()> {
+    let mounts = mountinfo::own()?;
+    let mut result = Ok(());
+    for path in mapped.iter().rev() {
+        if topmost(&mounts, path).is_some_and(|top| mountinfo::is_ours(&top.kind)) {
+            result = result.and(mount::detach(path));
+        }
+    }
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_paths_are_created_whatever_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let there = dir.path().join("there");
+        std::fs::create_dir(&there).unwrap();
+        std::fs::set_permissions(&there, Permissions::from_mode(0o700)).unwrap();
+        let mapped = [dir.path().join("a/b"), there, dir.path().join("c/d")];
+        create_missing(&mapped).unwrap();
+        let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode(&mapped[0]), 0o777);
+        assert_eq!(mode(mapped[0].parent().unwrap()), 0o755);
+        assert_eq!(mode(&mapped[1]), 0o700, "what is there stays as it is");
+        assert_eq!(mode(&mapped[2]), 0o755);
+    }
+
+    #[test]
+    fn the_stage_is_named_by_the_source() {
+        let mount = Mount {
+            device: "0:9".into(),
+            at: "/harness".into(),
+            kind: "fuse.harness-fs".into(),
+            source: "harness-fs:ci".into(),
+        };
+        assert_eq!(stage_of(&mount), "'ci'");
+        assert_eq!(
+            topmost(std::slice::from_ref(&mount), Path::new("/harness")),
+            Some(&mount)
+        );
+        assert_eq!(topmost(&[mount], Path::new("/")), None);
+    }
+}

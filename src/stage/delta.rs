@@ -1,0 +1,134 @@
+//! A layer's tree as the merge wants it: a list of changes against what is below.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::content::Seen;
+use crate::error::{Context, Result};
+use crate::layer::Stack;
+use crate::merge::{Change, Content, Delta, Present};
+use crate::tree::union::{Entry, Found, Part};
+use crate::tree::{Ino, Kind};
+
+/// What a layer holds: as a delta, and by inode number.
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub delta: Delta,
+    /// Where it has each inode. One that both sides hold at different paths
+    /// would be one inode with two contents.
+    pub numbers: BTreeMap<Ino, BTreeSet<PathBuf>>,
+}
+
+impl Scan {
+    /// Reads one layer of a stack, against those below it.
+    ///
+    /// # Errors
+    /// What the layers report.
+    pub fn of(stack: &Stack, index: usize, writer: &Arc<str>) -> Result<Scan> {
+        let layer = stack.layer(index);
+        let below = stack.below(index);
+        let mut scan = Scan::default();
+        let mut dirs: Vec<(PathBuf, Option<Vec<Part>>)> =
+            vec![(PathBuf::new(), Some(below.roots()))];
+        while let Some((dir, parts)) = dirs.pop() {
+            let names = layer.names(&dir);
+            for name in names.context(|| format!("{} of layer {}", dir.display(), layer.id()))? {
+                let path = dir.join(&name.name);
+                let Some(entry) = layer.entry(&path)? else {
+                    continue;
+                };
+                let covered = match &parts {
+                    Some(parts) => below.lookup(parts, &name.name)?,
+                    None => None,
+                };
+                let was = covered.as_ref().map(|found| found.attr.kind);
+                let (attr, marks) = match entry {
+                    Entry::Whiteout => {
+                        let change = Change::Deleted { was };
+                        scan.delta.insert(path, change, writer);
+                        continue;
+                    }
+                    Entry::Present(attr, marks) => (attr, marks),
+                };
+                let mut present = Present::new(attr.kind, was);
+                if attr.kind == Kind::Dir {
+                    dirs.push((path.clone(), continues(&below, &marks, covered)?));
+                    present.opaque = marks.opaque;
+                    present.redirect_from = marks.redirect;
+                } else if attr.ino != 0 {
+                    // Also of files with one name: a file that one side renamed
+                    // and the other changed is one inode through two names.
+                    present.link = Some(attr.ino);
+                }
+                if marks.metacopy {
+                    present.content = Content::Below;
+                }
+                if attr.ino != 0 {
+                    let paths = scan.numbers.entry(attr.ino).or_default();
+                    paths.insert(path.clone());
+                }
+                scan.delta.insert(path, present, writer);
+            }
+        }
+        Ok(scan)
+    }
+
+    /// Names the writers of what this layer, a join layer on top of `here`,
+    /// takes from the stage as it was before the step that was merged:
+    /// `before`, where `earlier` says who wrote what.
+    ///
+    /// # Errors
+    /// What the layers report.
+    pub fn credit(&mut self, here: &Stack, earlier: &Delta, before: &Stack) -> Result<()> {
+        let mut taken = Vec::new();
+        for (path, entry) in self.delta.iter() {
+            let Some(old) = earlier.get(path) else {
+                continue;
+            };
+            let same = match (here.find(path)?, before.find(path)?) {
+                (Some(now), Some(then)) => {
+                    let dir = now.attr.is_dir();
+                    let (now_seen, then_seen) = (Seen::new(here, &now), Seen::new(before, &then));
+                    // Taking keeps the time of a file, so most need no reading.
+                    (dir || now.attr.mtime == then.attr.mtime)
+                        && now_seen.same_content(then_seen)?
+                        && now_seen.same_metadata(then_seen)?
+                }
+                (None, None) => true,
+                _ => false,
+            };
+            if same {
+                taken.push((path.clone(), entry.change.clone(), old.writer.clone()));
+            }
+        }
+        for (path, change, writer) in taken {
+            self.delta.insert(path, change, &writer);
+        }
+        Ok(())
+    }
+
+    /// Adds a layer that lies directly above.
+    pub fn then(&mut self, later: Scan) {
+        self.delta.then(later.delta);
+        for (ino, paths) in later.numbers {
+            self.numbers.entry(ino).or_default().extend(paths);
+        }
+    }
+}
+
+/// What shows through a directory of the layer, of what is below.
+fn continues(
+    below: &Stack,
+    marks: &crate::tree::marker::Marks,
+    covered: Option<Found>,
+) -> Result<Option<Vec<Part>>> {
+    let under = match &marks.redirect {
+        _ if marks.opaque => None,
+        Some(from) => below.find(Path::new(from))?,
+        None => covered,
+    };
+    Ok(under
+        .filter(|found| found.attr.is_dir())
+        .map(|found| found.parts))
+}

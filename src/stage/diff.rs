@@ -1,0 +1,167 @@
+//! What changed: in the stage, by a step, up to a snapshot.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::changes::between;
+use super::content::Seen;
+use super::merge::{JOIN, MERGED};
+use super::state::{Phase, State};
+use super::{Failure, Stage};
+use crate::error::Result;
+use crate::layer::{Stack, read_open};
+use crate::tree::Kind;
+
+/// In what way a path differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It was not there.
+    Added,
+    /// Its type, content, link target or device number is another.
+    Modified,
+    /// Only its mode, owner or extended attributes are others.
+    Metadata,
+    /// It is no longer there.
+    Deleted,
+}
+
+/// One path that differs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DiffLine {
+    /// In what way.
+    pub change: Change,
+    /// The path as a user sees it.
+    pub path: PathBuf,
+    /// What is there now; for a deleted path, what was there.
+    pub kind: Kind,
+    /// Its size in bytes, of a regular file or symbolic link.
+    pub size: u64,
+}
+
+impl Stage {
+    /// What changed, sorted by path: in the stage since it was made (`None`), by
+    /// a step since it began, by its merge if it was merged, or up to a snapshot
+    /// since the stage was made. Times alone, and a copy with equal content, are
+    /// no change.
+    ///
+    /// For `None` the head is sealed. A step that is still open is read as it
+    /// is; a change of a file with several names may show at one of them only.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] for a name that is neither step nor snapshot, else
+    /// what the layers report.
+    pub fn diff(&self, of: Option<&str>) -> Result<Vec<DiffLine>, Failure> {
+        let state = match of {
+            None => {
+                let _life = self.life.lock();
+                self.seal_dirty_head()?;
+                self.state.lock().clone()
+            }
+            Some(_) => self.state.lock().clone(),
+        };
+        let first = self.stack_of(&state.stack[..state.imported.min(state.stack.len())])?;
+        let (old, new) = match of {
+            None => (first, self.stack_of(&state.stack)?),
+            Some(name) => match (state.steps.get(name), state.snapshots.get(name)) {
+                (Some(step), _) => {
+                    let base = self.stack_of(&step.base_stack)?;
+                    let layer = match (&step.layer, step.state) {
+                        (Some(id), _) => Some(self.layer(id)? as _),
+                        (None, Phase::Open) => {
+                            Some(read_open(&self.running(name)?.view.open_layer_path())?)
+                        }
+                        (None, _) => None,
+                    };
+                    let view = layer.map_or(base.clone(), |layer| base.with(layer));
+                    (base, view)
+                }
+                (None, Some(snapshot)) => (first, self.stack_of(&snapshot.stack)?),
+                (None, None) => self.around_merged(&state, name)?,
+            },
+        };
+        let mut lines = lines(&old, &new, &state.options.mapped)?;
+        lines.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(lines)
+    }
+
+    /// The stage before and after the merge of a step; the same twice if it has
+    /// nothing of the step.
+    fn around_merged(&self, state: &State, name: &str) -> Result<(Stack, Stack), Failure> {
+        match state.gone.get(name).map(String::as_str) {
+            Some(MERGED) => {}
+            Some(what) => {
+                let text = format!("step '{name}' was {what}; there is nothing left of it");
+                return Err(Failure::NotFound(text));
+            }
+            None => {
+                let text = format!("there is no step and no snapshot '{name}'");
+                return Err(Failure::NotFound(text));
+            }
+        }
+        let by = |id: &String| -> Result<String> { Ok(self.layer(id)?.manifest().step.clone()) };
+        for (depth, id) in state.stack.iter().enumerate().skip(state.imported).rev() {
+            if by(id)? == name {
+                let joined = match state.stack.get(depth + 1) {
+                    Some(next) => by(next)? == JOIN,
+                    None => false,
+                };
+                let after = depth + 1 + usize::from(joined);
+                let before = self.stack_of(&state.stack[..depth])?;
+                return Ok((before, self.stack_of(&state.stack[..after])?));
+            }
+        }
+        // It changed nothing, or a snapshot without it was restored.
+        let stack = self.stack_of(&state.stack)?;
+        Ok((stack.clone(), stack))
+    }
+}
+
+/// What differs between two stacks.
+fn lines(old: &Stack, new: &Stack, mapped: &[PathBuf]) -> Result<Vec<DiffLine>> {
+    let mut lines = Vec::new();
+    between(old, new, &mut |difference| {
+        let shown = difference.new.or(difference.old);
+        let change = match (difference.old, difference.new) {
+            (Some(a), Some(b)) => {
+                let (a, b) = (Seen::new(old, a), Seen::new(new, b));
+                if !b.same_content(a)? {
+                    Some(Change::Modified)
+                } else if !b.same_metadata(a)? {
+                    Some(Change::Metadata)
+                } else {
+                    None
+                }
+            }
+            (None, Some(_)) => Some(Change::Added),
+            (Some(_), None) => Some(Change::Deleted),
+            (None, None) => None,
+        };
+        if let (Some(change), Some(found)) = (change, shown) {
+            let sized = matches!(found.attr.kind, Kind::File | Kind::Symlink);
+            lines.push(DiffLine {
+                change,
+                path: as_seen(mapped, difference.path),
+                kind: found.attr.kind,
+                size: if sized { found.attr.size } else { 0 },
+            });
+        }
+        Ok(true)
+    })?;
+    Ok(lines)
+}
+
+/// A path of a layer as a user sees it.
+pub(super) fn as_seen(mapped: &[PathBuf], path: &Path) -> PathBuf {
+    let mut components = path.components();
+    let index = components
+        .next()
+        .and_then(|first| first.as_os_str().to_str()?.parse::<usize>().ok());
+    let rest = components.as_path();
+    match index.and_then(|index| mapped.get(index)) {
+        Some(root) if rest.as_os_str().is_empty() => root.clone(),
+        Some(root) => root.join(rest),
+        None => path.to_path_buf(),
+    }
+}

@@ -1,0 +1,117 @@
+//! Sealing the head while people write in the stage view.
+
+use std::path::Path;
+
+use super::journal::Record;
+use super::names::STAGE_VIEW;
+use super::state::now;
+use super::{Failure, Stage, failpoint};
+use crate::error::Result;
+use crate::layer::{OpenLayer, Stack, seal};
+use crate::sys::at;
+
+impl Stage {
+    /// Seals the head and commits, unless nothing was written since the last time.
+    pub(super) fn seal_dirty_head(&self) -> Result<(), Failure> {
+        if !self.stage_view.is_clean()? {
+            self.swap_stage_view(|stack| Ok(stack.clone()))?;
+        }
+        if self.pending.lock().is_empty() {
+            return Ok(());
+        }
+        let mut next = self.state.lock().clone();
+        Ok(self.commit(&mut next)?)
+    }
+
+    /// Gives the stage view another stack, with requests held meanwhile. What
+    /// was written in it is sealed first, so `decide` gets a stack that holds
+    /// all of it, and `self.state` names the layer already, not yet committed.
+    ///
+    /// If `decide` fails the view shows the same tree as before.
+    pub(super) fn swap_stage_view(
+        &self,
+        decide: impl FnOnce(&Stack) -> Result<Stack, Failure>,
+    ) -> Result<(), Failure> {
+        let mut failure = None;
+        self.stage_view.replace(|stack, open| {
+            let (stack, fresh) = if open.is_clean()? {
+                (stack.clone(), OpenLayer::open(open.path())?)
+            } else {
+                self.seal_head(stack, open)?
+            };
+            match decide(&stack) {
+                Ok(stack) => Ok((stack, fresh)),
+                Err(error) => {
+                    failure = Some(error);
+                    Ok((stack, fresh))
+                }
+            }
+        })?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Moves the head's content into a layer. Until the next commit only the
+    /// journal says whose content that is.
+    fn seal_head(&self, stack: &Stack, open: &OpenLayer) -> Result<(Stack, OpenLayer)> {
+        let (id, commits) = {
+            let mut state = self.state.lock();
+            (state.new_layer_id("head"), state.commits)
+        };
+        failpoint::hit("seal-head-before-journal");
+        // Made before, so that a full disk is noticed while the head is whole.
+        let path = open.path().to_path_buf();
+        let next = path.with_file_name("open.next");
+        std::fs::create_dir_all(&next)?;
+        drop(OpenLayer::open(&next)?);
+        let record = Record {
+            view: STAGE_VIEW.to_owned(),
+            id: id.clone(),
+            commits,
+        };
+        record.write(&self.dir)?;
+        failpoint::hit("seal-head-before-seal");
+        if let Err(error) = seal(open, stack, &self.layers_dir(), &id, "head", now()) {
+            forget_seal(open, &self.dir, &id);
+            return Err(error);
+        }
+        failpoint::hit("seal-head-after-seal");
+        let taken = || -> Result<(Stack, OpenLayer)> {
+            std::fs::rename(&next, &path)?;
+            let fresh = OpenLayer::open(&path)?;
+            Ok((stack.with(self.layer(&id)?), fresh))
+        };
+        let taken = match taken() {
+            Ok(taken) => taken,
+            Err(error) => {
+                self.undo_seal(&path, &id);
+                forget_seal(open, &self.dir, &id);
+                return Err(error);
+            }
+        };
+        failpoint::hit("seal-head-after-open");
+        self.pending.lock().push(id.clone());
+        self.state.lock().stack.push(id);
+        Ok(taken)
+    }
+
+    /// Puts a sealed head back, for a view that goes on writing into it.
+    fn undo_seal(&self, path: &Path, id: &str) {
+        let _ = at::remove_all(nix::fcntl::AT_FDCWD, path);
+        if let Err(error) = std::fs::rename(self.layers_dir().join(id), path) {
+            // The journal still says that the layer is the head's content.
+            log::error!("{}: {error}", path.display());
+            return;
+        }
+        for name in ["index", "orphans", "work"] {
+            if let Err(error) = std::fs::create_dir_all(path.join(name)) {
+                log::error!("{}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// Takes back the announcement of a seal that did not happen.
+pub(super) fn forget_seal(open: &OpenLayer, state_dir: &Path, id: &str) {
+    let _ = at::unlink(open, Path::new("layer.json"));
+    Record::remove(state_dir, id);
+}

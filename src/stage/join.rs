@@ -1,0 +1,330 @@
+//! Making a join layer: only the paths where stacking would not show the merged tree.
+//!
+//! Files are cloned (reflink where the disk can, copied inside the kernel where
+//! not), never hard-linked to sealed files: a link changes `st_nlink` and ctime
+//! of the file in every stack that holds it, and ties the join layer to an
+//! inode that a process may still have mapped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use super::compare::Sides;
+use super::failpoint;
+use super::numbers::shown_twice;
+use crate::error::{Context, Error, Result};
+use crate::layer::copy_up::{self, Extent, keeping_times};
+use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, Visit, set_ino, walk};
+use crate::merge::{Action, JoinPlan, Side};
+use crate::sys::at::{self, SetTime};
+use crate::sys::{copy, xattr};
+use crate::tree::marker::Marks;
+use crate::tree::union::{Entry, Found};
+use crate::tree::{Ino, Kind, marker};
+
+/// A join layer being made.
+pub(super) struct Join<'a> {
+    open: OpenLayer,
+    /// The merged stack without the join layer.
+    below: &'a Stack,
+    inos: &'a Inos,
+    /// Names taken away of inodes that have several, and how many they had.
+    removed: BTreeMap<Ino, (u32, u32)>,
+    /// From which view each number in this layer came: the two sides may have
+    /// one number at different paths, and both are kept.
+    placed: HashMap<Ino, Side>,
+    /// Numbers in place of those that came from the other view already.
+    replaced: HashMap<(Side, Ino), Ino>,
+}
+
+/// Which inode numbers copies get.
+enum Numbers<'a> {
+    /// Those of the originals, which are this side's.
+    Of(Side),
+    /// New ones; the same for names of one file.
+    Fresh(&'a mut HashMap<Ino, Ino>),
+}
+
+fn in_tree(path: &Path) -> PathBuf {
+    Path::new(TREE).join(path)
+}
+
+fn gone(path: &Path) -> Error {
+    let text = format!("{}: gone while it was merged", path.display());
+    Error::new(Errno::EIO, text)
+}
+
+impl<'a> Join<'a> {
+    pub fn new(open: OpenLayer, below: &'a Stack, inos: &'a Inos) -> Join<'a> {
+        Join {
+            open,
+            below,
+            inos,
+            removed: BTreeMap::new(),
+            placed: HashMap::new(),
+            replaced: HashMap::new(),
+        }
+    }
+
+    /// The layer, to read or to seal.
+    pub fn open(&self) -> &OpenLayer {
+        &self.open
+    }
+
+    /// Carries out a plan. `hidden` are names that inodes with several lose by
+    /// stacking alone, with the number of names each had.
+    ///
+    /// # Errors
+    /// What the layers or the disk report; the layer is then to be dropped.
+    pub fn carry_out(
+        &mut self,
+        plan: &JoinPlan,
+        sides: &Sides,
+        hidden: &[(Ino, u32)],
+    ) -> Result<()> {
+        for (ino, names) in hidden {
+            self.removed.entry(*ino).or_insert((*names, 0)).1 += 1;
+        }
+        for action in plan.actions() {
+            let done = match action {
+                Action::Take { side, path, to } => {
+                    let fresh = path != to || shown_twice(sides, plan, *side, path);
+                    self.take(sides, *side, path, to, fresh)
+                }
+                Action::Remove { path } => self.remove(path),
+                Action::Metadata { side, path } => self.metadata(sides.view(*side), path),
+                Action::Concatenate { path } => self.concatenate(sides, path),
+            };
+            done.context(|| format!("merging {}", action.target().display()))?;
+            failpoint::hit("merge-in-join");
+        }
+        for (ino, (names, removed)) in std::mem::take(&mut self.removed) {
+            if self.open.link_state(ino).is_none_or(|state| !state.here) {
+                let state = LinkState {
+                    nlink: names.saturating_sub(removed),
+                    origin: names,
+                    here: false,
+                };
+                self.open.set_link_state(ino, state)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        &mut self,
+        sides: &Sides,
+        side: Side,
+        path: &Path,
+        to: &Path,
+        fresh: bool,
+    ) -> Result<()> {
+        let view = sides.view(side);
+        let found = view.find(path)?.ok_or_else(|| gone(path))?;
+        let mut known = HashMap::new();
+        let numbers = if fresh {
+            Numbers::Fresh(&mut known)
+        } else {
+            Numbers::Of(side)
+        };
+        self.put(view, path, found, to, numbers)
+    }
+
+    /// Puts a copy of an entry of `view`, with all below it, at `to`.
+    fn put(
+        &mut self,
+        view: &Stack,
+        path: &Path,
+        found: Found,
+        to: &Path,
+        mut numbers: Numbers<'_>,
+    ) -> Result<()> {
+        self.make_room(to)?;
+        let mut hides = self.below.find(to)?.is_some_and(|old| old.attr.is_dir());
+        let mut pending = vec![(found, path.to_path_buf(), to.to_path_buf())];
+        while let Some((mut found, path, to)) = pending.pop() {
+            let origin = found.attr.ino;
+            match &mut numbers {
+                Numbers::Fresh(known) => {
+                    let fresh = known.entry(origin).or_insert_with(|| self.inos.allocate());
+                    found.attr.ino = *fresh;
+                }
+                Numbers::Of(side) if *self.placed.entry(origin).or_insert(*side) != *side => {
+                    let replaced = self.replaced.entry((*side, origin));
+                    found.attr.ino = *replaced.or_insert_with(|| self.inos.allocate());
+                }
+                Numbers::Of(_) => {}
+            }
+            if !found.attr.is_dir() {
+                let born_here = found.attr.ino != origin;
+                self.put_file(view, &found, &path, &to, born_here)?;
+                continue;
+            }
+            copy_up::directory(&self.open, view, &found, &in_tree(&to))?;
+            for name in view.list(&found.parts)?.into_keys() {
+                if let Some(child) = view.lookup(&found.parts, &name)? {
+                    pending.push((child, path.join(&name), to.join(&name)));
+                }
+            }
+            if std::mem::take(&mut hides) {
+                let target = in_tree(&to);
+                self.open
+                    .mark(&target, found.attr.ino, marker::OPAQUE, "y".as_ref())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_file(
+        &self,
+        view: &Stack,
+        found: &Found,
+        path: &Path,
+        to: &Path,
+        born_here: bool,
+    ) -> Result<()> {
+        let (ino, target) = (found.attr.ino, in_tree(to));
+        let known = self.open.link_state(ino);
+        if found.attr.nlink > 1 && known.is_some_and(|state| state.here) {
+            // A further name of a file that is here already.
+            let link = || at::link(&self.open, &OpenLayer::index_path(ino), &self.open, &target);
+            return match target.parent() {
+                Some(parent) => keeping_times(&self.open, parent, link),
+                None => link(),
+            };
+        }
+        copy_up::entry(&self.open, view, found, path, &target, Extent::Whole)?;
+        if born_here && found.attr.nlink > 1 {
+            let state = LinkState {
+                nlink: found.attr.nlink,
+                origin: 0,
+                here: true,
+            };
+            self.open.set_link_state(ino, state)?;
+        }
+        Ok(())
+    }
+
+    /// Clears a path of the join layer and makes the directories above it.
+    fn make_room(&mut self, to: &Path) -> Result<()> {
+        self.count_removed(to)?;
+        let parent = to.parent().unwrap_or(Path::new(""));
+        copy_up::copy_dir(&self.open, self.below, parent)?;
+        at::remove_all(&self.open, &in_tree(to))
+    }
+
+    /// Remembers which inodes with several names lose some.
+    fn count_removed(&mut self, path: &Path) -> Result<()> {
+        let removed = &mut self.removed;
+        walk(self.below, path, &mut |_, found| {
+            if !found.attr.is_dir() && found.attr.nlink > 1 {
+                removed
+                    .entry(found.attr.ino)
+                    .or_insert((found.attr.nlink, 0))
+                    .1 += 1;
+            }
+            Ok(Visit::Enter)
+        })
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<()> {
+        self.make_room(path)?;
+        if self.below.find(path)?.is_none() {
+            return Ok(());
+        }
+        let target = in_tree(path);
+        let parent = target.parent().unwrap_or(Path::new(TREE));
+        keeping_times(&self.open, parent, || self.open.whiteout_file(&target))
+    }
+
+    /// Gives a directory the mode, owner, attributes and times it has in `view`.
+    fn metadata(&self, view: &Stack, path: &Path) -> Result<()> {
+        let wanted = view.find(path)?.ok_or_else(|| gone(path))?;
+        copy_up::copy_dir(&self.open, self.below, path)?;
+        let (open, target, attr) = (&self.open, in_tree(path), &wanted.attr);
+        at::chown(open, &target, Some(attr.uid), Some(attr.gid))?;
+        at::chmod(open, &target, attr.perm)?;
+        let mut wanted_xattrs = BTreeMap::new();
+        for (name, value) in view.xattrs(&wanted)? {
+            if let Some(inside) = inside(&name) {
+                wanted_xattrs.insert(inside, value);
+            }
+        }
+        for shown in open.tree().xattrs(path)? {
+            if let Some(name) = inside(&shown)
+                && !wanted_xattrs.contains_key(&name)
+            {
+                xattr::remove(open, &target, &name)?;
+            }
+        }
+        for (name, value) in wanted_xattrs {
+            xattr::set(open, &target, &name, &value, 0)?;
+        }
+        let (atime, mtime) = (SetTime::To(attr.atime), SetTime::To(attr.mtime));
+        at::utimens(open, &target, atime, mtime)
+    }
+
+    /// The base's content, what the stage appended, what the step appended.
+    fn concatenate(&mut self, sides: &Sides, path: &Path) -> Result<()> {
+        let stage = sides.stage.find(path)?.ok_or_else(|| gone(path))?;
+        let step = sides.step.find(path)?.ok_or_else(|| gone(path))?;
+        let base = sides.base.find(path)?;
+        let shared = base
+            .filter(|base| base.attr.kind == Kind::File)
+            .map_or(0, |base| base.attr.size);
+        let attr = step.attr;
+        self.put(
+            &sides.step,
+            path,
+            step.clone(),
+            path,
+            Numbers::Of(Side::Step),
+        )?;
+        let file = at::open(&self.open, &in_tree(path), OFlag::O_RDWR, 0)?;
+        nix::unistd::ftruncate(&file, 0)?;
+        let (first, second) = (sides.stage.open(&stage)?, sides.step.open(&step)?);
+        let length = stage.attr.size;
+        copy::range(first.as_fd(), 0, file.as_fd(), 0, length)?;
+        let rest = attr.size.saturating_sub(shared);
+        copy::range(second.as_fd(), shared, file.as_fd(), length, rest)?;
+        // ftruncate(2) and write(2) clear these bits.
+        at::chmod(&self.open, &in_tree(path), attr.perm)?;
+        at::futimens(&file, SetTime::To(attr.atime), SetTime::To(attr.mtime))
+    }
+
+    /// Gives what is at `path` in the merged tree a number of its own.
+    ///
+    /// # Errors
+    /// What the layers or the disk report.
+    pub fn renumber(
+        &mut self,
+        merged: &Stack,
+        path: &Path,
+        fresh: &mut HashMap<Ino, Ino>,
+    ) -> Result<()> {
+        let found = merged.find(path)?.ok_or_else(|| gone(path))?;
+        if !found.attr.is_dir() {
+            return self.put(merged, path, found, path, Numbers::Fresh(fresh));
+        }
+        copy_up::copy_dir(&self.open, self.below, path)?;
+        let marked = match self.open.entry(path)? {
+            Some(Entry::Present(_, marks)) => marks != Marks::default(),
+            _ => false,
+        };
+        let ino = *fresh
+            .entry(found.attr.ino)
+            .or_insert_with(|| self.inos.allocate());
+        set_ino(&self.open, &in_tree(path), ino, marked)
+    }
+}
+
+/// What an attribute is called inside the layer.
+fn inside(name: &std::ffi::OsStr) -> Option<std::ffi::OsString> {
+    match name.to_str() {
+        Some(text) => marker::xattr_to_layer(text).map(|inside| inside.into_owned().into()),
+        None => Some(name.to_owned()),
+    }
+}

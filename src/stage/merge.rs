@@ -1,0 +1,394 @@
+//! Merging steps into the stage: all or nothing, in one commit.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::compare::Sides;
+use super::delta::Scan;
+use super::join::Join;
+use super::numbers::Suspects;
+use super::state::{Phase, State, now};
+use super::steps::known_step;
+use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
+use crate::error::Result;
+use crate::layer::{OpenLayer, Stack, seal};
+use crate::merge::{
+    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, SuffixPattern, classify,
+};
+use crate::sys::at;
+use crate::tree::Ino;
+
+/// What a merge did.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct MergeReport {
+    /// The steps, in the order in which they were merged.
+    pub steps: Vec<String>,
+    /// The layers that were pushed, the lowest first, join layers among them.
+    pub layers: Vec<String>,
+    /// Those that only hold resolved paths.
+    pub join_layers: Vec<String>,
+    /// Conflicts, and how they were decided.
+    pub conflicts: Vec<Conflict>,
+    /// Entries that the layers add or change.
+    pub entries: u64,
+    /// Names that they delete.
+    pub whiteouts: u64,
+    /// Bytes of content that they hold.
+    pub bytes: u64,
+    /// What else the user should know, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// The writer of join layers: the stage itself.
+pub(super) const JOIN: &str = "join";
+
+/// What became of a step that was merged.
+pub(super) const MERGED: &str = "merged";
+
+/// What is decided and made, and not yet committed.
+struct Prepared {
+    report: MergeReport,
+    /// Step and join layers, the lowest first.
+    pushed: Vec<String>,
+    /// The stack that they were made for.
+    onto: Vec<String>,
+    undecided: bool,
+    text: String,
+}
+
+impl Stage {
+    /// Merges steps, in this order, all or none. Steps that are still open are
+    /// sealed first; `on_conflict` overrides every policy.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] and [`Failure::NotFound`] for steps that cannot be
+    /// merged, [`Failure::Conflict`] if nobody decided a conflict: then the
+    /// stage is unchanged and the steps are kept, to be merged with another
+    /// policy or discarded.
+    pub fn merge(
+        &self,
+        steps: &[String],
+        on_conflict: Option<Policy>,
+    ) -> Result<MergeReport, Failure> {
+        let _life = self.life.lock();
+        self.merge_locked(steps, |_| on_conflict)
+    }
+
+    pub(super) fn merge_locked(
+        &self,
+        steps: &[String],
+        on_conflict: impl Fn(&str) -> Option<Policy>,
+    ) -> Result<MergeReport, Failure> {
+        check_order(&self.state.lock(), steps)?;
+        let mut policies = Vec::new();
+        for step in steps {
+            policies.push(self.policies(on_conflict(step))?);
+            if known_step(&self.state.lock(), step)?.state == Phase::Open {
+                self.seal_as(step, Phase::Sealed, None)?;
+            }
+        }
+        self.seal_dirty_head()?;
+        let busy: BTreeSet<PathBuf> = self.stage_view.busy().into_iter().collect();
+        let mut prepared = self.prepare(steps, &policies, &busy)?;
+        failpoint::hit("merge-before-commit");
+        if prepared.undecided {
+            return Err(self.refuse(steps, prepared));
+        }
+        let mut stacks = None;
+        let mut refused = None;
+        let swapped = self.swap_stage_view(|old| {
+            // People may have written since; what they wrote is a layer now.
+            if self.state.lock().stack != prepared.onto {
+                self.drop_layers(&prepared.report.join_layers);
+                prepared = self.prepare(steps, &policies, &busy)?;
+                if prepared.undecided {
+                    refused = Some(());
+                    return Ok(old.clone());
+                }
+            }
+            let mut next = self.state.lock().clone();
+            next.stack.extend(prepared.pushed.iter().cloned());
+            for step in steps {
+                next.steps.remove(step);
+                next.gone.insert(step.clone(), MERGED.to_owned());
+            }
+            let new = self.stack_of(&next.stack)?;
+            self.commit(&mut next)?;
+            stacks = Some((old.clone(), new.clone()));
+            Ok(new)
+        });
+        if let Err(failure) = swapped {
+            self.drop_layers(&prepared.report.join_layers);
+            return Err(failure);
+        }
+        if refused.is_some() {
+            return Err(self.refuse(steps, prepared));
+        }
+        failpoint::hit("merge-after-commit");
+        for step in steps {
+            recover::remove_view(&self.view_dir(step));
+        }
+        failpoint::hit("merge-before-invalidate");
+        if let Some((old, new)) = stacks {
+            self.tell_kernel(&old, &new)?;
+        }
+        Ok(prepared.report)
+    }
+
+    fn policies(&self, on_conflict: Option<Policy>) -> Result<Policies, Failure> {
+        let options = self.options();
+        let wrong = |error: crate::merge::PolicyError| Failure::Usage(error.to_string());
+        let mut policies = Policies::new(options.mapped);
+        for rule in &options.policies {
+            policies = policies.rule(&rule.pattern, rule.policy).map_err(wrong)?;
+        }
+        if let Some(pattern) = &options.keep_both_suffix {
+            policies = policies.suffix(SuffixPattern::new(pattern).map_err(wrong)?);
+        }
+        Ok(match on_conflict {
+            Some(policy) => policies.override_with(policy),
+            None => policies,
+        })
+    }
+
+    /// Keeps the steps of a merge that met conflicts.
+    fn refuse(&self, steps: &[String], prepared: Prepared) -> Failure {
+        self.drop_layers(&prepared.report.join_layers);
+        let report = ConflictReport {
+            steps: steps.to_vec(),
+            conflicts: prepared.report.conflicts,
+            text: prepared.text,
+        };
+        let reason = match report.conflicts.iter().find(|conflict| !conflict.resolved) {
+            Some(first) if report.undecided() > 1 => format!(
+                "{} conflict about {} and {} more",
+                first.class.as_str(),
+                first.path.display(),
+                report.undecided() - 1
+            ),
+            Some(first) => format!(
+                "{} conflict about {}",
+                first.class.as_str(),
+                first.path.display()
+            ),
+            None => "conflict".to_owned(),
+        };
+        let mut next = self.state.lock().clone();
+        for step in steps {
+            if let Some(known) = next.steps.get_mut(step) {
+                known.state = Phase::Kept;
+                known.reason = Some(reason.clone());
+            }
+        }
+        match self.commit(&mut next) {
+            Ok(()) => Failure::Conflict(Box::new(report)),
+            Err(error) => error.into(),
+        }
+    }
+
+    /// Decides every conflict and makes the join layers. Each step is merged
+    /// onto the stage with the steps before it, as if it came alone.
+    fn prepare(
+        &self,
+        steps: &[String],
+        policies: &[Policies],
+        busy: &BTreeSet<PathBuf>,
+    ) -> Result<Prepared, Failure> {
+        let state = self.state.lock().clone();
+        check_order(&state, steps)?;
+        let mut prepared = Prepared {
+            report: MergeReport {
+                steps: steps.to_vec(),
+                ..MergeReport::default()
+            },
+            pushed: Vec::new(),
+            onto: state.stack.clone(),
+            undecided: false,
+            text: String::new(),
+        };
+        for (step, policies) in steps.iter().zip(policies) {
+            if let Err(failure) = self.prepare_one(&state, step, policies, busy, &mut prepared) {
+                self.drop_layers(&prepared.report.join_layers);
+                return Err(failure);
+            }
+        }
+        for id in &prepared.pushed {
+            let layer = self.layer(id)?;
+            let told = layer.manifest();
+            prepared.report.entries += told.entries;
+            prepared.report.whiteouts += told.whiteouts;
+            prepared.report.bytes += told.bytes;
+        }
+        prepared.report.layers.clone_from(&prepared.pushed);
+        Ok(prepared)
+    }
+
+    fn prepare_one(
+        &self,
+        state: &State,
+        step: &str,
+        policies: &Policies,
+        busy: &BTreeSet<PathBuf>,
+        prepared: &mut Prepared,
+    ) -> Result<(), Failure> {
+        let known = known_step(state, step)?;
+        let Some(layer) = &known.layer else {
+            let note = format!("step '{step}' changed nothing");
+            prepared.report.notes.push(note);
+            return Ok(());
+        };
+        let mut ids = state.stack.clone();
+        ids.extend(prepared.pushed.iter().cloned());
+        if ids == known.base_stack && busy.is_empty() {
+            // Nobody changed anything since the step began: a merge of one is
+            // the step itself.
+            prepared.pushed.push(layer.clone());
+            return Ok(());
+        }
+        let sides = self.sides(&known.base_stack, &ids, layer, step)?;
+        let inputs = Inputs {
+            stage: &sides.stage_scan.delta,
+            step: &sides.step_scan.delta,
+            step_name: step,
+            busy,
+            policies,
+        };
+        let outcome: Outcome = classify(&inputs, &mut &sides)?;
+        prepared.text.push_str(&outcome.text());
+        prepared.pushed.push(layer.clone());
+        prepared.report.conflicts.extend(outcome.conflicts);
+        match outcome.plan {
+            // The steps after it are still compared, for the report.
+            None => prepared.undecided = true,
+            Some(plan) if !prepared.undecided => {
+                let below = sides.stage.with(self.layer(layer)?);
+                if let Some(id) = self.make_join((step, known.first_ino), &plan, &sides, &below)? {
+                    prepared.pushed.push(id.clone());
+                    prepared.report.join_layers.push(id);
+                }
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Reads what both sides did since the step began.
+    fn sides(
+        &self,
+        base_ids: &[String],
+        stage_ids: &[String],
+        layer: &str,
+        step: &str,
+    ) -> Result<Sides> {
+        let base = self.stack_of(base_ids)?;
+        let stage = self.stack_of(stage_ids)?;
+        let view = base.with(self.layer(layer)?);
+        let mut stage_scan = Scan::default();
+        let mut writer: Arc<str> = Arc::from("stage");
+        let mut before_step = None;
+        for (index, id) in stage_ids.iter().enumerate().skip(base_ids.len()) {
+            let depth = stage.layers().len() - stage_ids.len() + index;
+            let made_by = self.layer(id)?.manifest().step.clone();
+            if made_by == JOIN {
+                // It belongs to the step whose layer lies below it, except for
+                // what it restores of the state that the step was merged into.
+                let mut scan = Scan::of(&stage, depth, &writer)?;
+                if let Some((earlier, depth_then)) = before_step.take() {
+                    scan.credit(&stage.below(depth + 1), &earlier, &stage.below(depth_then))?;
+                }
+                stage_scan.then(scan);
+                continue;
+            }
+            writer = match made_by.as_str() {
+                "head" | "import" => Arc::from("stage"),
+                step => Arc::from(step),
+            };
+            before_step = match stage_ids.get(index + 1) {
+                Some(next) if self.layer(next)?.manifest().step == JOIN => {
+                    Some((stage_scan.delta.clone(), depth))
+                }
+                _ => None,
+            };
+            stage_scan.then(Scan::of(&stage, depth, &writer)?);
+        }
+        let step_scan = Scan::of(&view, base.layers().len(), &Arc::from(step))?;
+        Ok(Sides {
+            base,
+            stage,
+            step: view,
+            stage_scan,
+            step_scan,
+        })
+    }
+
+    /// Makes the join layer of a step, if it needs one.
+    fn make_join(
+        &self,
+        (step, floor): (&str, Ino),
+        plan: &JoinPlan,
+        sides: &Sides,
+        below: &Stack,
+    ) -> Result<Option<String>> {
+        let suspects = Suspects::find(sides, plan, floor)?;
+        let hidden = numbers::hidden_names(sides, below)?;
+        if plan.is_empty() && suspects.is_empty() && hidden.is_empty() {
+            return Ok(None);
+        }
+        failpoint::hit("merge-before-join");
+        let id = self.state.lock().new_layer_id(&format!("join-{step}"));
+        // Not a name that a layer can have, so a start sweeps it.
+        let path = self.layers_dir().join(format!(".{id}"));
+        let make = || -> Result<bool> {
+            std::fs::create_dir_all(&path)?;
+            let mut join = Join::new(OpenLayer::open(&path)?, below, &self.inos);
+            join.carry_out(plan, sides, &hidden)?;
+            numbers::separate(&mut join, below, suspects)?;
+            if join.open().is_clean()? {
+                return Ok(false);
+            }
+            seal(join.open(), below, &self.layers_dir(), &id, JOIN, now())?;
+            Ok(true)
+        };
+        let made = make();
+        if !matches!(made, Ok(true)) {
+            let _ = at::remove_all(nix::fcntl::AT_FDCWD, &path);
+        }
+        Ok(made?.then_some(id))
+    }
+
+    /// Removes join layers that were made for nothing.
+    fn drop_layers(&self, ids: &[String]) {
+        for id in ids {
+            self.layers.lock().remove(id);
+            let path = self.layers_dir().join(id);
+            if let Err(error) = at::remove_all(nix::fcntl::AT_FDCWD, &path) {
+                log::warn!("{}: {error}", path.display());
+            }
+        }
+    }
+}
+
+/// Whether these steps can be merged in one go.
+fn check_order(state: &State, steps: &[String]) -> Result<(), Failure> {
+    if steps.is_empty() {
+        return Err(Failure::Usage("no step to merge was named".to_owned()));
+    }
+    let mut seen = BTreeSet::new();
+    for step in steps {
+        if !seen.insert(step) {
+            return Err(Failure::Usage(format!("step '{step}' is named twice")));
+        }
+        let known = known_step(state, step)?;
+        if !state.stack.starts_with(&known.base_stack) {
+            let text = format!(
+                "step '{step}' began on a state that a snapshot restore has left since; \
+                 discard it and run it again"
+            );
+            return Err(Failure::Usage(text));
+        }
+    }
+    Ok(())
+}

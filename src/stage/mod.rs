@@ -1,0 +1,349 @@
+//! A stage's life: its stack, the commit point, steps, merges, snapshots.
+//!
+//! # Locks
+//!
+//! `life` serialises the operations that change the stage; it may be held for
+//! long. `state`, `running`, `layers` and `pending` are leaves: held for moments,
+//! nothing is called under them, so `status` never waits for a merge. A view's
+//! own locks come after `life` and before the leaves.
+
+pub mod bind;
+mod changes;
+mod compare;
+mod content;
+mod delta;
+mod diff;
+pub mod failpoint;
+mod failure;
+mod groups;
+mod head;
+mod invalidate;
+mod join;
+mod journal;
+pub mod mapped;
+mod merge;
+mod names;
+pub mod namespace;
+mod numbers;
+pub mod occupants;
+mod recover;
+mod reserve;
+mod sessions;
+mod snapshots;
+mod state;
+mod status;
+mod steps;
+pub mod survivors;
+mod teardown;
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use crate::error::{Context, Result};
+use crate::layer::{Base, Inos, Layer, OpenLayer, SealedLayer, Stack};
+use crate::sys::{at, mount};
+use crate::view::View;
+
+pub use diff::{Change, DiffLine};
+pub use failure::{ConflictReport, Failure};
+pub use groups::{MemberOutcome, OnFailure};
+pub use merge::MergeReport;
+pub use sessions::{Invalidation, Session, Sessions};
+pub use snapshots::{RestoreReport, SnapshotInfo};
+pub use state::{Options, Phase, PolicyRule, State, boot_id};
+pub use status::{LayerInfo, Status, StepInfo, ViewInfo};
+pub use steps::{SealedStep, StepView};
+pub use teardown::EndReport;
+
+pub use names::layer_id;
+
+use journal::Record;
+use names::STAGE_VIEW;
+
+/// The directories of a state directory that the stage itself owns.
+const LAYERS: &str = "layers";
+const VIEWS: &str = "views";
+const OBJECTS: &str = "objects";
+
+/// A view that is there now.
+struct Running {
+    view: Arc<View>,
+    /// Absent until it is mounted.
+    session: Option<Arc<dyn Session>>,
+    mount: PathBuf,
+}
+
+/// One stage.
+pub struct Stage {
+    dir: PathBuf,
+    sessions: Arc<dyn Sessions>,
+    inos: Arc<Inos>,
+    base: Option<Arc<dyn Layer>>,
+    /// A read-only clone of the mount that holds `layers/`, so that there can
+    /// be no writable descriptor to a file of a sealed layer.
+    sealed: OwnedFd,
+    stage_view: Arc<View>,
+    life: Mutex<()>,
+    state: Mutex<State>,
+    running: Mutex<BTreeMap<String, Arc<Running>>>,
+    layers: Mutex<HashMap<String, Arc<SealedLayer>>>,
+    /// Journal records that the next commit makes superfluous.
+    pending: Mutex<Vec<String>>,
+    /// What `resume` has to tell.
+    notes: Vec<String>,
+    /// Requests that views served which are gone, per opcode.
+    past_requests: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Stage {
+    /// Makes a new stage with its state directory (mode 0700), and takes hold
+    /// of the mapped paths' content as its base. `imported` are layers that lie
+    /// in `layers/` already; they are the stack. With `own_base` false the
+    /// lowest of them stands in for the mapped paths' own content.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] if there is a stage in that directory, else what the
+    /// disk or taking the base reports.
+    pub fn create(
+        state_dir: &Path,
+        options: Options,
+        imported: Vec<String>,
+        own_base: bool,
+        sessions: Arc<dyn Sessions>,
+    ) -> Result<Stage, Failure> {
+        if state_dir.join(state::FILE).exists() {
+            let text = format!("{}: there is a stage already", state_dir.display());
+            return Err(Failure::Usage(text));
+        }
+        make_state_dir(state_dir)?;
+        let highest = imported
+            .iter()
+            .filter_map(|id| id.split('-').next()?.parse::<u64>().ok())
+            .max();
+        let mut state = State {
+            format: state::FORMAT,
+            boot_id: boot_id()?,
+            durable: false,
+            run: 1,
+            commits: 0,
+            next_layer: highest.unwrap_or(0) + 1,
+            options,
+            own_base,
+            imported: imported.len(),
+            stack: imported,
+            snapshots: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            gone: BTreeMap::new(),
+        };
+        let stage = Stage::assemble(state_dir, &state, sessions, Vec::new())?;
+        stage.commit(&mut state)?;
+        Ok(stage)
+    }
+
+    /// Puts the parts together; the state directory is in order.
+    fn assemble(
+        dir: &Path,
+        state: &State,
+        sessions: Arc<dyn Sessions>,
+        notes: Vec<String>,
+    ) -> Result<Stage> {
+        let inos = Arc::new(Inos::new(state.run));
+        let base: Option<Arc<dyn Layer>> = if state.own_base {
+            Some(Arc::new(Base::take(&state.options.mapped, inos.clone())?))
+        } else {
+            None
+        };
+        let sealed = mount::clone_read_only(&dir.join(LAYERS))?;
+        let cache = Mutex::default();
+        let stack = build_stack(base.as_ref(), &sealed, &cache, &state.stack)?;
+        let open = OpenLayer::open(&dir.join(VIEWS).join(STAGE_VIEW).join("open"))?;
+        let mount = dir.join(VIEWS).join(STAGE_VIEW).join("mnt");
+        std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
+        let stage_view = View::new(stack, open, inos.clone(), true)?;
+        let running = Running {
+            view: stage_view.clone(),
+            session: None,
+            mount,
+        };
+        Ok(Stage {
+            dir: dir.to_path_buf(),
+            sessions,
+            inos,
+            base,
+            sealed,
+            stage_view,
+            life: Mutex::new(()),
+            state: Mutex::new(state.clone()),
+            running: Mutex::new(BTreeMap::from([(STAGE_VIEW.to_owned(), Arc::new(running))])),
+            layers: cache,
+            pending: Mutex::default(),
+            notes,
+            past_requests: Mutex::default(),
+        })
+    }
+
+    /// Mounts the stage view at `<state>/views/stage/mnt` and returns that path.
+    ///
+    /// # Errors
+    /// What mounting reports.
+    pub fn open_stage_view(&self) -> Result<PathBuf, Failure> {
+        let _life = self.life.lock();
+        let running = self.running(STAGE_VIEW)?;
+        if running.session.is_some() {
+            return Ok(running.mount.clone());
+        }
+        let view = self.stage_view.clone();
+        let session = self.sessions.mount(view, &running.mount, STAGE_VIEW)?;
+        let mounted = Running {
+            view: self.stage_view.clone(),
+            session: Some(session.into()),
+            mount: running.mount.clone(),
+        };
+        let mut all = self.running.lock();
+        all.insert(STAGE_VIEW.to_owned(), Arc::new(mounted));
+        Ok(running.mount.clone())
+    }
+
+    /// The state directory.
+    pub fn state_dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The inode numbers of this stage, for importing layers.
+    pub fn inos(&self) -> &Arc<Inos> {
+        &self.inos
+    }
+
+    /// What there is to tell of how the stage was resumed, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Whether the mapped paths' own content lies below the stack.
+    pub fn own_base(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// What the stage was mounted with.
+    pub fn options(&self) -> Options {
+        self.state.lock().options.clone()
+    }
+
+    /// The stack as it is now, with everything that was written sealed into it.
+    ///
+    /// # Errors
+    /// What sealing the head or committing it reports.
+    pub fn current_stack(&self) -> Result<Stack, Failure> {
+        let _life = self.life.lock();
+        self.seal_dirty_head()?;
+        Ok(self.stage_view.stack())
+    }
+
+    fn running(&self, name: &str) -> Result<Arc<Running>, Failure> {
+        let found = self.running.lock().get(name).cloned();
+        found.ok_or_else(|| Failure::NotFound(format!("there is no open view '{name}'")))
+    }
+
+    fn layers_dir(&self) -> PathBuf {
+        self.dir.join(LAYERS)
+    }
+
+    fn view_dir(&self, name: &str) -> PathBuf {
+        self.dir.join(VIEWS).join(name)
+    }
+
+    fn stack_of(&self, ids: &[String]) -> Result<Stack> {
+        build_stack(self.base.as_ref(), &self.sealed, &self.layers, ids)
+    }
+
+    fn layer(&self, id: &str) -> Result<Arc<SealedLayer>> {
+        open_layer(&self.sealed, &self.layers, id)
+    }
+
+    /// Makes `next` the state: the commit point of every operation.
+    ///
+    /// # Errors
+    /// What syncing and writing report; then the old state holds, in memory too.
+    fn commit(&self, next: &mut State) -> Result<()> {
+        next.durable = next.options.durable;
+        if next.durable {
+            self.sync()?;
+        }
+        next.boot_id = boot_id()?;
+        next.commits += 1;
+        next.write(&self.dir)?;
+        *self.state.lock() = next.clone();
+        for id in std::mem::take(&mut *self.pending.lock()) {
+            Record::remove(&self.dir, &id);
+        }
+        Ok(())
+    }
+
+    /// Brings all that was written to the state's disk.
+    fn sync(&self) -> Result<()> {
+        let dir = at::open_dir(nix::fcntl::AT_FDCWD, &self.dir)?;
+        nix::unistd::syncfs(&dir).context(|| format!("syncfs {}", self.dir.display()))
+    }
+
+    /// Removes the layers that nothing needs any more. What cannot be removed
+    /// is logged; the next start sweeps it.
+    fn sweep_layers(&self) {
+        let state = self.state.lock().clone();
+        self.layers.lock().retain(|id, _| state.refers_to(id));
+        if let Err(error) = recover::sweep_layers(&self.dir, &state) {
+            log::warn!("{error}");
+        }
+    }
+}
+
+fn open_layer(
+    sealed: &OwnedFd,
+    cache: &Mutex<HashMap<String, Arc<SealedLayer>>>,
+    id: &str,
+) -> Result<Arc<SealedLayer>> {
+    if let Some(layer) = cache.lock().get(id) {
+        return Ok(layer.clone());
+    }
+    let layer = Arc::new(SealedLayer::open(sealed, id)?);
+    let mut cache = cache.lock();
+    Ok(cache.entry(id.to_owned()).or_insert(layer).clone())
+}
+
+fn build_stack(
+    base: Option<&Arc<dyn Layer>>,
+    sealed: &OwnedFd,
+    cache: &Mutex<HashMap<String, Arc<SealedLayer>>>,
+    ids: &[String],
+) -> Result<Stack> {
+    let mut layers: Vec<Arc<dyn Layer>> = base.cloned().into_iter().collect();
+    for id in ids {
+        layers.push(open_layer(sealed, cache, id)?);
+    }
+    Ok(Stack::new(layers))
+}
+
+fn make_state_dir(dir: &Path) -> Result<()> {
+    let make = || -> Result<()> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)?;
+        // The directory may have been there with another mode.
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
+        for name in [LAYERS, VIEWS, journal::DIR, OBJECTS] {
+            let mut directory = std::fs::DirBuilder::new();
+            directory
+                .recursive(true)
+                .mode(0o700)
+                .create(dir.join(name))?;
+        }
+        Ok(())
+    };
+    make().context(|| dir.display().to_string())
+}

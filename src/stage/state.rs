@@ -1,0 +1,273 @@
+//! `stage.json`: what the stage consists of, and the commit point.
+//!
+//! Written to a temporary file, synced, renamed over the old one, and the
+//! directory synced: a reader finds the old or the new text, never a mixture.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::{failpoint, reserve};
+use crate::error::{Context, Error, Result};
+use crate::merge::Policy;
+use crate::tree::Ino;
+
+/// The file's name in the state directory.
+pub const FILE: &str = "stage.json";
+/// The format this version writes and reads.
+pub const FORMAT: u64 = 1;
+
+/// What a stage was mounted with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// The stage's name.
+    pub name: String,
+    /// The mapped paths, absolute; the first is the workspace.
+    pub mapped: Vec<PathBuf>,
+    /// Step views may hand file descriptors to the kernel.
+    pub passthrough: bool,
+    /// Every commit is synced to the disk first.
+    pub durable: bool,
+    /// What decides conflicts, before the shipped defaults; first match wins.
+    pub policies: Vec<PolicyRule>,
+    /// How `keep-both` names the later file, `{path}.{step}` if not set.
+    pub keep_both_suffix: Option<String>,
+}
+
+/// One line of the conflict policies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyRule {
+    /// A glob, as [`crate::merge::Policies`] explains it.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// What to do about conflicts there.
+    #[serde(rename = "onConflict")]
+    pub policy: Policy,
+}
+
+/// Where a step is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// It has a view and may write.
+    Open,
+    /// Its layer is immutable and waits to be merged.
+    Sealed,
+    /// Its layer is kept aside: it failed, conflicted or was interrupted.
+    Kept,
+}
+
+/// A step that was begun and is neither merged nor discarded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepState {
+    /// Where it is in its life.
+    pub state: Phase,
+    /// The layers it started from, the lowest first, without the base.
+    pub base_stack: Vec<String>,
+    /// Its sealed layer; `None` while it is open, or if it changed nothing.
+    pub layer: Option<String>,
+    /// When it was begun, in seconds since the epoch.
+    pub started: u64,
+    /// An inode number that is higher than any in what it started from.
+    #[serde(default)]
+    pub first_ino: Ino,
+    /// When it was sealed.
+    #[serde(default)]
+    pub ended: Option<u64>,
+    /// The group it was declared in.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// The exit code of its command.
+    #[serde(default)]
+    pub exit: Option<i32>,
+    /// Why it is kept.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// A name for a stack.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotState {
+    /// The layers, the lowest first, without the base.
+    pub stack: Vec<String>,
+    /// The stage's own base lies below them.
+    pub own_base: bool,
+    /// When it was taken, in seconds since the epoch.
+    pub created: u64,
+}
+
+/// What became of a member of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ended {
+    /// Its layer is to be merged with the others.
+    Merge,
+    /// It has no part in the merge.
+    Dropped,
+}
+
+/// Steps that merge together, in the order they were declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupState {
+    /// In declared order.
+    pub members: Vec<String>,
+    /// Those that have ended.
+    #[serde(default)]
+    pub ended: BTreeMap<String, Ended>,
+    /// The policy that a member brought for its own conflicts.
+    #[serde(default)]
+    pub on_conflict: BTreeMap<String, Policy>,
+}
+
+/// The content of `stage.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// The version of this text; always 1 so far.
+    pub format: u64,
+    /// The boot in which it was written.
+    pub boot_id: String,
+    /// Everything it names had reached the disk before it was written.
+    #[serde(default)]
+    pub durable: bool,
+    /// Counts the starts of the daemon; names its range of inode numbers.
+    pub run: u64,
+    /// Counts the commits; tells a journal record whether its commit came.
+    #[serde(default)]
+    pub commits: u64,
+    /// The number of the next layer.
+    pub next_layer: u64,
+    /// What the stage was mounted with.
+    pub options: Options,
+    /// The mapped paths' own content lies below the stack.
+    pub own_base: bool,
+    /// How many layers of the stack were imported when the stage was made.
+    #[serde(default)]
+    pub imported: usize,
+    /// The layers below the head, the lowest first.
+    pub stack: Vec<String>,
+    /// By name.
+    #[serde(default)]
+    pub snapshots: BTreeMap<String, SnapshotState>,
+    /// By name: begun, neither merged nor discarded.
+    #[serde(default)]
+    pub steps: BTreeMap<String, StepState>,
+    /// By name: declared, not yet merged.
+    #[serde(default)]
+    pub groups: BTreeMap<String, GroupState>,
+    /// Steps that are gone, and how (`merged` or `discarded`).
+    #[serde(default)]
+    pub gone: BTreeMap<String, String>,
+}
+
+impl State {
+    /// Reads `stage.json` in a state directory; its format is checked before
+    /// anything else.
+    ///
+    /// # Errors
+    /// `ENOENT` without a file, `EINVAL` for another format or a damaged text.
+    pub fn read(state_dir: &Path) -> Result<State> {
+        let path = state_dir.join(FILE);
+        let text = std::fs::read(&path).context(|| path.display().to_string())?;
+        let value: serde_json::Value =
+            serde_json::from_slice(&text).context(|| path.display().to_string())?;
+        match value.get("format").and_then(serde_json::Value::as_u64) {
+            Some(FORMAT) => {}
+            Some(other) => {
+                let text = format!(
+                    "{}: this is format {other}, and this harness-fs ({}) knows only format {FORMAT}",
+                    path.display(),
+                    env!("CARGO_PKG_VERSION"),
+                );
+                return Err(Error::new(Errno::EINVAL, text));
+            }
+            None => {
+                let text = format!("{}: no format version", path.display());
+                return Err(Error::new(Errno::EINVAL, text));
+            }
+        }
+        serde_json::from_value(value).context(|| path.display().to_string())
+    }
+
+    /// Writes `stage.json`: the commit.
+    ///
+    /// # Errors
+    /// As write(2), fsync(2) and rename(2); then the old text still holds.
+    pub fn write(&self, state_dir: &Path) -> Result<()> {
+        failpoint::hit("commit-before-rename");
+        let (path, text) = (state_dir.join(FILE), serde_json::to_vec_pretty(self)?);
+        match replace_file(&path, &text) {
+            Err(error) if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) => {
+                reserve::spend(state_dir);
+                replace_file(&path, &text)?;
+            }
+            done => done?,
+        }
+        reserve::keep(state_dir);
+        failpoint::hit("commit-after-rename");
+        Ok(())
+    }
+
+    /// The id for a new layer, made for `name`.
+    pub fn new_layer_id(&mut self, name: &str) -> String {
+        let id = super::names::layer_id(self.next_layer, name);
+        self.next_layer += 1;
+        id
+    }
+
+    /// True if the stack, a snapshot or a step needs the layer.
+    pub fn refers_to(&self, id: &str) -> bool {
+        let holds = |stack: &[String]| stack.iter().any(|layer| layer == id);
+        holds(&self.stack)
+            || self
+                .snapshots
+                .values()
+                .any(|snapshot| holds(&snapshot.stack))
+            || self
+                .steps
+                .values()
+                .any(|step| holds(&step.base_stack) || step.layer.as_deref() == Some(id))
+    }
+}
+
+/// Puts a file with this content in the place of another, whole or not at all.
+pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let write = || -> Result<()> {
+        let temporary = path.with_extension("new");
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&temporary)?;
+        let written = file.write_all(content).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            let _ = std::fs::remove_file(&temporary);
+            return Err(error.into());
+        }
+        std::fs::rename(&temporary, path)?;
+        if let Some(dir) = path.parent() {
+            File::open(dir)?.sync_all()?;
+        }
+        Ok(())
+    };
+    write().context(|| path.display().to_string())
+}
+
+/// Which boot of the machine this is.
+///
+/// # Errors
+/// As open(2) on `/proc/sys/kernel/random/boot_id`.
+pub fn boot_id() -> Result<String> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    let text = std::fs::read_to_string(path).context(|| path)?;
+    Ok(text.trim().to_owned())
+}
+
+/// Seconds since the epoch.
+pub(super) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,313 @@
+//! The life of a step: begin, seal, keep, discard.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::head::forget_seal;
+use super::journal::Record;
+use super::names::{self, STAGE_VIEW};
+use super::state::{Phase, State, StepState, now};
+use super::{Failure, Running, Stage, failpoint, recover};
+use crate::error::{Context, Result};
+use crate::layer::{Manifest, OpenLayer, seal};
+use crate::view::View;
+
+/// What is needed to run something in a step's view.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepView {
+    /// The step.
+    pub name: String,
+    /// Where the view is mounted; its entries are `0`, `1`, … for the mapped paths.
+    pub mount: PathBuf,
+    /// The mapped paths; the first is the workspace.
+    pub mapped: Vec<PathBuf>,
+    /// To be hidden inside the step.
+    pub state_dir: PathBuf,
+    /// The mounts of all other views, to be detached inside the step.
+    pub other_mounts: Vec<PathBuf>,
+}
+
+/// A step whose layer is immutable.
+#[derive(Clone, Debug, Serialize)]
+pub struct SealedStep {
+    /// The step.
+    pub name: String,
+    /// Its layer, unless it changed nothing.
+    pub layer: Option<String>,
+    /// Entries that it adds or changes.
+    pub entries: u64,
+    /// Names that it deletes.
+    pub whiteouts: u64,
+    /// Bytes of content that it holds.
+    pub bytes: u64,
+}
+
+impl Stage {
+    /// Opens a view for a step, of the stage as it is now. The name may be one
+    /// whose step was merged or discarded.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a bad name or one in use, else what sealing the
+    /// head, the disk or mounting reports; then there is no such step.
+    pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
+        names::check("step", step)?;
+        let _life = self.life.lock();
+        if let Some(known) = self.state.lock().steps.get(step) {
+            return Err(in_use(step, known));
+        }
+        self.seal_dirty_head()?;
+        let mut next = self.state.lock().clone();
+        let stack = self.stack_of(&next.stack)?;
+        let dir = self.view_dir(step);
+        let made = self.open_view(step, &dir, stack, &mut next);
+        if made.is_err() {
+            recover::remove_view(&dir);
+        }
+        made?;
+        Ok(self.step_view(step, &next))
+    }
+
+    fn open_view(
+        &self,
+        step: &str,
+        dir: &Path,
+        stack: crate::layer::Stack,
+        next: &mut State,
+    ) -> Result<(), Failure> {
+        let mount = dir.join("mnt");
+        std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
+        let open = OpenLayer::open(&dir.join("open"))?;
+        let view = View::new(stack, open, self.inos.clone(), false)?;
+        let session: Arc<dyn super::Session> =
+            self.sessions.mount(view.clone(), &mount, step)?.into();
+        let started = StepState {
+            state: Phase::Open,
+            base_stack: next.stack.clone(),
+            layer: None,
+            started: now(),
+            first_ino: self.inos.allocate(),
+            ended: None,
+            group: group_of(next, step),
+            exit: None,
+            reason: None,
+        };
+        next.steps.insert(step.to_owned(), started);
+        next.gone.remove(step);
+        if let Err(error) = self.commit(next) {
+            session.abort();
+            session.unmount()?;
+            return Err(error.into());
+        }
+        let running = Running {
+            view,
+            session: Some(session),
+            mount,
+        };
+        let mut all = self.running.lock();
+        all.insert(step.to_owned(), Arc::new(running));
+        Ok(())
+    }
+
+    fn step_view(&self, step: &str, state: &State) -> StepView {
+        let all = self.running.lock();
+        let others = all.iter().filter(|(name, _)| *name != step);
+        StepView {
+            name: step.to_owned(),
+            mount: self.view_dir(step).join("mnt"),
+            mapped: state.options.mapped.clone(),
+            state_dir: self.dir.clone(),
+            other_mounts: others.map(|(_, running)| running.mount.clone()).collect(),
+        }
+    }
+
+    /// What is needed to run something more in an open step.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] without such a step, [`Failure::Usage`] if it is
+    /// no longer open.
+    pub fn view_of(&self, step: &str) -> Result<StepView, Failure> {
+        let state = self.state.lock().clone();
+        let known = known_step(&state, step)?;
+        if known.state != Phase::Open {
+            let text = format!("step '{step}' has ended; nothing more can run in it");
+            return Err(Failure::Usage(text));
+        }
+        Ok(self.step_view(step, &state))
+    }
+
+    /// Records the exit code of a step's command, for `status`.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] without such a step, or what committing reports.
+    pub fn record_exit(&self, step: &str, code: i32) -> Result<(), Failure> {
+        let _life = self.life.lock();
+        let mut next = self.state.lock().clone();
+        known_step(&next, step)?;
+        if let Some(known) = next.steps.get_mut(step) {
+            known.exit = Some(code);
+        }
+        Ok(self.commit(&mut next)?)
+    }
+
+    /// Ends a step's view and makes its layer immutable. No process may be left
+    /// that writes there. A step that is sealed already stays as it is.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] without such a step, else what unmounting, sealing
+    /// or committing reports.
+    pub fn seal_step(&self, step: &str) -> Result<SealedStep, Failure> {
+        let _life = self.life.lock();
+        self.seal_as(step, Phase::Sealed, None)
+    }
+
+    /// Keeps a step's layer aside, to be looked at, merged or discarded later.
+    ///
+    /// # Errors
+    /// As [`Stage::seal_step`].
+    pub fn keep(&self, step: &str, reason: &str) -> Result<(), Failure> {
+        let _life = self.life.lock();
+        self.seal_as(step, Phase::Kept, Some(reason)).map(drop)
+    }
+
+    pub(super) fn seal_as(
+        &self,
+        step: &str,
+        phase: Phase,
+        reason: Option<&str>,
+    ) -> Result<SealedStep, Failure> {
+        let known = known_step(&self.state.lock(), step)?.clone();
+        if known.state == Phase::Open {
+            self.end_view(step, &known)?;
+        } else if phase == Phase::Sealed {
+            return self.sealed(step, known.layer);
+        }
+        let mut next = self.state.lock().clone();
+        if let Some(known) = next.steps.get_mut(step) {
+            known.state = phase;
+            known.reason = reason.map(str::to_owned);
+            known.ended = known.ended.or_else(|| Some(now()));
+        }
+        self.commit(&mut next)?;
+        failpoint::hit("seal-step-after-commit");
+        recover::remove_view(&self.view_dir(step));
+        let layer = known_step(&next, step)?.layer.clone();
+        self.sealed(step, layer)
+    }
+
+    fn sealed(&self, name: &str, layer: Option<String>) -> Result<SealedStep, Failure> {
+        let manifest: Option<Manifest> = match &layer {
+            Some(id) => Some(self.layer(id)?.manifest().clone()),
+            None => None,
+        };
+        Ok(SealedStep {
+            name: name.to_owned(),
+            layer,
+            entries: manifest.as_ref().map_or(0, |told| told.entries),
+            whiteouts: manifest.as_ref().map_or(0, |told| told.whiteouts),
+            bytes: manifest.as_ref().map_or(0, |told| told.bytes),
+        })
+    }
+
+    /// Unmounts a step's view and seals its layer. The state names the layer
+    /// in memory; the caller commits.
+    fn end_view(&self, step: &str, known: &StepState) -> Result<(), Failure> {
+        let running = self.running(step)?;
+        if let Some(session) = &running.session {
+            session.unmount()?;
+            self.remember_requests(session.as_ref());
+        }
+        let open = running.view.close()?;
+        let layer = if open.is_clean()? {
+            None
+        } else {
+            let stack = self.stack_of(&known.base_stack)?;
+            let (id, commits) = {
+                let mut state = self.state.lock();
+                (state.new_layer_id(step), state.commits)
+            };
+            let record = Record {
+                view: step.to_owned(),
+                id: id.clone(),
+                commits,
+            };
+            record.write(&self.dir)?;
+            failpoint::hit("seal-step-before-seal");
+            if let Err(error) = seal(&open, &stack, &self.layers_dir(), &id, step, now()) {
+                forget_seal(&open, &self.dir, &id);
+                return Err(error.into());
+            }
+            failpoint::hit("seal-step-after-seal");
+            self.pending.lock().push(id.clone());
+            Some(id)
+        };
+        if let Some(known) = self.state.lock().steps.get_mut(step) {
+            known.layer = layer;
+            known.state = Phase::Sealed;
+            known.ended = Some(now());
+        }
+        self.running.lock().remove(step);
+        Ok(())
+    }
+
+    /// Ends a step and drops what it did. Whoever is still in its view gets errors.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] without such a step, else what unmounting or
+    /// committing reports.
+    pub fn discard(&self, step: &str) -> Result<(), Failure> {
+        let _life = self.life.lock();
+        self.drop_step(step)
+    }
+
+    pub(super) fn drop_step(&self, step: &str) -> Result<(), Failure> {
+        known_step(&self.state.lock(), step)?;
+        let running = self.running.lock().get(step).cloned();
+        if let Some(running) = running {
+            if let Some(session) = &running.session {
+                session.abort();
+                session.unmount()?;
+                self.remember_requests(session.as_ref());
+            }
+            drop(running.view.close()?);
+        }
+        let mut next = self.state.lock().clone();
+        next.steps.remove(step);
+        next.gone.insert(step.to_owned(), "discarded".to_owned());
+        self.commit(&mut next)?;
+        self.running.lock().remove(step);
+        recover::remove_view(&self.view_dir(step));
+        self.sweep_layers();
+        Ok(())
+    }
+}
+
+/// A step that is there, or why it is not.
+pub(super) fn known_step<'a>(state: &'a State, step: &str) -> Result<&'a StepState, Failure> {
+    state.steps.get(step).ok_or_else(|| {
+        let text = match state.gone.get(step) {
+            Some(how) => format!("step '{step}' was {how}; there is nothing left of it"),
+            None if step == STAGE_VIEW => "'stage' is the stage's own view, no step".to_owned(),
+            None => format!("there is no step '{step}'"),
+        };
+        Failure::NotFound(text)
+    })
+}
+
+fn in_use(step: &str, known: &StepState) -> Failure {
+    Failure::Usage(match known.state {
+        Phase::Open => format!("step '{step}' is open; merge or discard it first"),
+        Phase::Sealed => format!("step '{step}' waits to be merged; merge or discard it first"),
+        Phase::Kept => format!(
+            "step '{step}' is kept ({}); merge or discard it first",
+            known.reason.as_deref().unwrap_or("no reason given")
+        ),
+    })
+}
+
+fn group_of(state: &State, step: &str) -> Option<String> {
+    let holds = |group: &super::state::GroupState| group.members.iter().any(|name| name == step);
+    let mut groups = state.groups.iter().filter(|(_, group)| holds(group));
+    groups.next().map(|(name, _)| name.clone())
+}

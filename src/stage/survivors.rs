@@ -1,0 +1,233 @@
+//! Processes that outlive a step's command: found by its view, told to end,
+//! then ended.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::occupants;
+use crate::error::{Error, Result};
+use crate::sys::mountinfo;
+use crate::sys::process::Process;
+
+/// How long the kernel may take to end what was killed.
+const KILL_WAIT: Duration = Duration::from_secs(5);
+
+/// A process that was ended with its step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survivor {
+    /// Its number.
+    pub pid: i32,
+    /// Its name, as `ps` shows it.
+    pub name: String,
+    /// Whether it had to be killed, for it did not end when told to.
+    pub killed: bool,
+}
+
+impl fmt::Display for Survivor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.killed { ", killed" } else { "" };
+        write!(f, "{} (pid {}{how})", self.name, self.pid)
+    }
+}
+
+/// `ended 2 processes left by the step: gradle (pid 123), …`, or nothing.
+pub fn sentence(survivors: &[Survivor]) -> Option<String> {
+    let plural = match survivors.len() {
+        0 => return None,
+        1 => "1 process",
+        more => &format!("{more} processes"),
+    };
+    let names: Vec<String> = survivors.iter().map(ToString::to_string).collect();
+    let names = names.join(", ");
+    Some(format!("ended {plural} left by the step: {names}"))
+}
+
+/// The processes in the view that is mounted at `view`, by the mounts they see.
+///
+/// # Errors
+/// As read(2) on this process's own mounts.
+pub fn find(view: &Path) -> Result<Vec<i32>> {
+    let own = mountinfo::own()?;
+    let Some(mount) = own.iter().rev().find(|mount| mount.at == view) else {
+        return Ok(Vec::new());
+    };
+    Ok(in_view(&mount.device, view, occupants::processes()))
+}
+
+/// A process is in the view if its mount namespace has the view's device
+/// elsewhere than at the view's own mount point: whoever merely copied all
+/// mounts (`unshare -m`, a container about to start, the namespace of a sibling
+/// step in the making) has it there only and is none of ours.
+fn in_view(device: &str, view: &Path, processes: Vec<i32>) -> Vec<i32> {
+    let own = occupants::mount_namespace("self");
+    let mut known: HashMap<u64, bool> = HashMap::new();
+    let inside = |pid: &i32| {
+        let process = pid.to_string();
+        let Some(namespace) = occupants::mount_namespace(&process) else {
+            return false;
+        };
+        if Some(namespace) == own {
+            return false;
+        }
+        *known.entry(namespace).or_insert_with(|| {
+            let mounts = mountinfo::of(&process).unwrap_or_default();
+            let mut shown = mounts.iter().filter(|mount| mount.device == device);
+            shown.any(|mount| mount.at != view)
+        })
+    };
+    processes.into_iter().filter(inside).collect()
+}
+
+/// Ends every process in the view: tells it to, and kills it after the grace.
+/// Children that they make meanwhile are ended with them.
+///
+/// # Errors
+/// `EBUSY` naming those that the kernel could not end.
+pub fn end(view: &Path, grace: Duration) -> Result<Vec<Survivor>> {
+    end_all(|| find(view), grace)
+}
+
+fn end_all(find: impl Fn() -> Result<Vec<i32>>, grace: Duration) -> Result<Vec<Survivor>> {
+    let mut ended: BTreeMap<i32, Survivor> = BTreeMap::new();
+    let mut told: BTreeMap<i32, Process> = BTreeMap::new();
+    let term_until = Instant::now() + grace;
+    let kill_until = term_until + KILL_WAIT;
+    loop {
+        let left = find()?;
+        if left.is_empty() {
+            return Ok(ended.into_values().collect());
+        }
+        let now = Instant::now();
+        let kill = now >= term_until;
+        if now >= kill_until {
+            let names: Vec<String> = left
+                .iter()
+                .map(|pid| format!("{} (pid {pid})", occupants::name(*pid)))
+                .collect();
+            let text = format!(
+                "processes of the step could not be ended: {}",
+                names.join(", ")
+            );
+            return Err(Error::new(Errno::EBUSY, text));
+        }
+        told.retain(|pid, _| left.contains(pid));
+        let opened: Vec<Process> = left
+            .iter()
+            .filter(|pid| !told.contains_key(pid))
+            .filter_map(|pid| Process::open(*pid).ok())
+            .collect();
+        // Between the look and the hold a number may have gone to another process.
+        let still = if opened.is_empty() {
+            Vec::new()
+        } else {
+            find()?
+        };
+        for process in opened.into_iter().filter(|new| still.contains(&new.pid)) {
+            // Once told it may be gone, and its name with it.
+            let name = occupants::name(process.pid);
+            if !kill {
+                process.signal(Signal::SIGTERM)?;
+                // A stopped process acts on it only when it goes on.
+                process.signal(Signal::SIGCONT)?;
+            }
+            let survivor = Survivor {
+                pid: process.pid,
+                name,
+                killed: false,
+            };
+            ended.insert(process.pid, survivor);
+            told.insert(process.pid, process);
+        }
+        if kill {
+            for (pid, process) in &told {
+                process.signal(Signal::SIGKILL)?;
+                if let Some(survivor) = ended.get_mut(pid) {
+                    survivor.killed = true;
+                }
+            }
+        }
+        wait_for_one(&told, if kill { kill_until } else { term_until });
+    }
+}
+
+/// Waits until one of them has ended, or for the deadline.
+fn wait_for_one(told: &BTreeMap<i32, Process>, deadline: Instant) {
+    let mut polled: Vec<PollFd<'_>> = told
+        .values()
+        .map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN))
+        .collect();
+    if polled.is_empty() {
+        return;
+    }
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A millisecond more, lest rounding down makes a loop of it.
+    let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    // An interruption only means looking again sooner.
+    let _ = nix::poll::poll(&mut polled, timeout);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    fn shell(script: &str) -> (Child, i32) {
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0];
+        child
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        (child, pid)
+    }
+
+    /// Those of `pids` that still run; a zombie has no mount namespace to look at.
+    fn running(pids: &[i32]) -> Vec<i32> {
+        let runs = |pid: &&i32| occupants::mount_namespace(&pid.to_string()).is_some();
+        pids.iter().filter(runs).copied().collect()
+    }
+
+    #[test]
+    fn the_polite_end_and_the_stubborn_are_killed() {
+        let (mut polite, polite_pid) = shell("echo; read line");
+        let (mut stubborn, stubborn_pid) = shell("trap '' TERM; echo; read line; exec sleep 1000");
+        let pids = [polite_pid, stubborn_pid];
+        let mut ended = end_all(|| Ok(running(&pids)), Duration::from_millis(50)).unwrap();
+        ended.sort_by_key(|survivor| survivor.pid != polite_pid);
+        polite.wait().unwrap();
+        stubborn.wait().unwrap();
+        assert_eq!(ended.len(), 2);
+        assert_eq!((ended[0].pid, ended[0].killed), (polite_pid, false));
+        assert_eq!((ended[1].pid, ended[1].killed), (stubborn_pid, true));
+        let text = sentence(&ended).unwrap();
+        let expected = format!(
+            "ended 2 processes left by the step: sh (pid {polite_pid}), sh (pid {stubborn_pid}, killed)"
+        );
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn nobody_left_is_no_sentence() {
+        assert_eq!(end_all(|| Ok(Vec::new()), Duration::ZERO).unwrap(), []);
+        assert_eq!(sentence(&[]), None);
+        assert_eq!(find(Path::new("/no/such/view")).unwrap(), Vec::<i32>::new());
+    }
+}

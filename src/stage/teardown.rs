@@ -1,0 +1,99 @@
+//! Ending a stage.
+
+use serde::Serialize;
+
+use super::names::STAGE_VIEW;
+use super::state::Phase;
+use super::{Failure, Running, Stage, failpoint, recover};
+use crate::error::Result;
+
+/// What ending the stage left or threw away.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct EndReport {
+    /// The state directory is still there, for `mount --resume`.
+    pub kept_state: bool,
+    /// Steps that were open or kept, and are discarded.
+    pub discarded_steps: Vec<String>,
+    /// Snapshots that are discarded.
+    pub discarded_snapshots: Vec<String>,
+    /// Layers that are discarded; the stage's own changes are in them.
+    pub discarded_layers: Vec<String>,
+    /// Steps that are kept with the state.
+    pub kept_steps: Vec<String>,
+    /// What did not go as it should, a sentence each.
+    pub problems: Vec<String>,
+}
+
+impl Stage {
+    /// Ends the stage: unmounts every view and commits, synced to the disk, or
+    /// removes the state. Steps that were open are kept with the state. After
+    /// it only `status` makes sense. It can be repeated.
+    ///
+    /// # Errors
+    /// What unmounting the stage view, sealing or committing reports.
+    pub fn end(&self, keep_state: bool) -> Result<EndReport, Failure> {
+        let _life = self.life.lock();
+        let mut report = EndReport {
+            kept_state: keep_state,
+            ..EndReport::default()
+        };
+        let mut running: Vec<_> = self.running.lock().clone().into_iter().collect();
+        // The stage view last: background steps live in it.
+        running.sort_by_key(|(name, _)| name == STAGE_VIEW);
+        for (name, view) in &running {
+            if let Err(error) = self.end_one(name, view, keep_state) {
+                if name == STAGE_VIEW {
+                    return Err(error);
+                }
+                report.problems.push(format!("step '{name}': {error}"));
+            }
+        }
+        if !keep_state {
+            let state = self.state.lock().clone();
+            report.discarded_steps = state.steps.keys().cloned().collect();
+            report.discarded_snapshots = state.snapshots.keys().cloned().collect();
+            report.discarded_layers.clone_from(&state.stack);
+            failpoint::hit("unmount-before-remove");
+            self.layers.lock().clear();
+            recover::remove_state(&self.dir)?;
+            return Ok(report);
+        }
+        let mut next = self.state.lock().clone();
+        report.kept_steps = next.steps.keys().cloned().collect();
+        failpoint::hit("unmount-before-commit");
+        self.sync()?;
+        self.commit_durably(&mut next)?;
+        failpoint::hit("unmount-after-commit");
+        Ok(report)
+    }
+
+    fn end_one(&self, name: &str, running: &Running, keep: bool) -> Result<(), Failure> {
+        if name == STAGE_VIEW {
+            if let Some(session) = &running.session {
+                session.unmount()?;
+            }
+            return Ok(());
+        }
+        if keep {
+            let reason = "the stage was unmounted while it was open";
+            return self.seal_as(name, Phase::Kept, Some(reason)).map(drop);
+        }
+        if let Some(session) = &running.session {
+            session.abort();
+            session.unmount()?;
+        }
+        self.running.lock().remove(name);
+        Ok(())
+    }
+
+    /// A commit that survives a loss of power, whatever the options say.
+    fn commit_durably(&self, next: &mut super::State) -> Result<()> {
+        let wanted = next.options.durable;
+        next.options.durable = true;
+        let done = self.commit(next);
+        // Only this one: the option is the user's.
+        next.options.durable = wanted;
+        self.state.lock().options.durable = wanted;
+        done
+    }
+}

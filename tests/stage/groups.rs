@@ -1,0 +1,135 @@
+//! Groups merge in declared order, whoever ends first.
+
+use harness_fs::stage::{Failure, MemberOutcome, OnFailure, Phase};
+
+use crate::rig::{Rig, Tree, names};
+
+const ORDERS: [[usize; 3]; 4] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [2, 0, 1]];
+
+fn run(order: [usize; 3]) -> Tree {
+    let rig = Rig::new();
+    let members = names(&["a", "b", "c"]);
+    rig.stage.declare_group("g", &members).unwrap();
+    for index in [order[1], order[2], order[0]] {
+        rig.begin(&members[index]);
+        let hand = rig.in_view(&members[index]);
+        hand.write(&format!("0/report-{index}"), &format!("of {index}"));
+        // One file that all three make, in a cache that takes the last.
+        hand.write("1/_cacache/content-v2/x", &format!("by {index}"));
+        // Metadata takes the last, too.
+        hand.chmod("0/log", 0o600 + index as u32);
+    }
+    for (at, index) in order.into_iter().enumerate() {
+        let ended =
+            rig.stage
+                .group_member_ended("g", &members[index], MemberOutcome::Succeeded, None);
+        let report = ended.unwrap();
+        assert_eq!(report.is_some(), at == 2);
+        if let Some(report) = report {
+            assert_eq!(report.steps, members);
+        }
+    }
+    rig.tree()
+}
+
+#[test]
+fn any_finishing_order_gives_one_tree() {
+    let first = run(ORDERS[0]);
+    assert!(
+        first.0["0/log"].starts_with("File 602"),
+        "{}",
+        first.0["0/log"]
+    );
+    for order in &ORDERS[1..] {
+        assert_eq!(run(*order), first, "{order:?}");
+    }
+}
+
+#[test]
+fn failed_members_are_dropped_and_the_others_merge() {
+    let rig = Rig::new();
+    let members = names(&["a", "b", "c"]);
+    rig.stage.declare_group("g", &members).unwrap();
+    for member in &members {
+        rig.begin(member);
+        rig.in_view(member).write(&format!("0/{member}"), member);
+    }
+    let failed = |on_failure| MemberOutcome::Failed {
+        exit: 3,
+        on_failure,
+    };
+    let end = |step: &str, outcome| {
+        rig.stage
+            .group_member_ended("g", step, outcome, None)
+            .unwrap()
+    };
+    assert!(end("c", failed(OnFailure::Keep)).is_none());
+    assert!(end("b", failed(OnFailure::Discard)).is_none());
+    assert_eq!(end("a", MemberOutcome::Succeeded).unwrap().steps, ["a"]);
+    let tree = rig.tree();
+    assert!(tree.has("0/a") && !tree.has("0/b") && !tree.has("0/c"));
+    let steps = rig.stage.steps();
+    assert_eq!(
+        (steps[0].name.as_str(), steps[0].state, steps[0].exit),
+        ("c", Phase::Kept, Some(3))
+    );
+    assert!(matches!(
+        rig.stage.check_member("g", "a"),
+        Err(Failure::NotFound(_))
+    ));
+}
+
+#[test]
+fn who_was_not_declared_is_refused() {
+    let rig = Rig::new();
+    rig.stage.declare_group("g", &names(&["a"])).unwrap();
+    let ended = |group, step| {
+        rig.stage
+            .group_member_ended(group, step, MemberOutcome::Succeeded, None)
+    };
+    assert!(matches!(ended("h", "a"), Err(Failure::NotFound(_))));
+    assert!(matches!(ended("g", "x"), Err(Failure::Usage(_))));
+    assert!(matches!(ended("g", "a"), Err(Failure::NotFound(_))));
+    let declare = |name, members: &[&str]| rig.stage.declare_group(name, &names(members));
+    assert!(matches!(declare("g", &["b"]), Err(Failure::Usage(_))));
+    assert!(matches!(declare("h", &["a"]), Err(Failure::Usage(_))));
+    assert!(matches!(declare("h", &["b", "b"]), Err(Failure::Usage(_))));
+    assert!(matches!(declare("h", &[]), Err(Failure::Usage(_))));
+}
+
+#[test]
+fn a_conflict_in_a_group_changes_nothing_and_names_both_writers() {
+    let rig = Rig::new();
+    let before = rig.tree();
+    let members = names(&["a", "b", "c"]);
+    rig.stage.declare_group("g", &members).unwrap();
+    for member in &members {
+        rig.begin(member);
+        rig.in_view(member).write("0/reports/junit.xml", member);
+    }
+    let mut last = Ok(None);
+    for member in &members {
+        last = rig
+            .stage
+            .group_member_ended("g", member, MemberOutcome::Succeeded, None);
+    }
+    let Err(Failure::Conflict(report)) = last else {
+        panic!("{last:?}");
+    };
+    assert_eq!(report.conflicts.len(), 2, "{}", report.text);
+    assert_eq!(&*report.conflicts[0].stage.writer, "a");
+    assert_eq!(&*report.conflicts[1].stage.writer, "b");
+    assert_eq!(rig.tree(), before);
+    assert!(
+        rig.stage
+            .steps()
+            .iter()
+            .all(|step| step.state == Phase::Kept)
+    );
+    let both = Some(harness_fs::merge::Policy::KeepBoth);
+    rig.stage.merge(&members, both).unwrap();
+    let tree = rig.tree();
+    assert_eq!(tree.text("0/reports/junit.xml"), "a");
+    assert_eq!(tree.text("0/reports/junit.xml.b"), "b");
+    assert_eq!(tree.text("0/reports/junit.xml.c"), "c");
+}

@@ -1,0 +1,11 @@
+//! The stage without a kernel: sessions are fakes, and what a view would write
+//! is written into the open layers directly. Needs root, as layers do.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod crashes;
+mod groups;
+mod life;
+mod merges;
+mod random;
+mod rig;
+mod snapshots;

@@ -1,0 +1,164 @@
+//! Random steps, merged: the tree is sound, and where there was no conflict it
+//! is the one that running the steps one after another gives.
+
+use harness_fs::merge::Policy;
+
+use crate::rig::{Hand, Rig, names};
+
+/// Numbers that are the same in every run (Knuth's MMIX generator).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) as usize % sides
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Write(&'static str, String),
+    Remove(&'static str),
+    RemakeDir(&'static str),
+    Chmod(&'static str, u32),
+    Touch(&'static str),
+    RenameFile(&'static str, &'static str),
+    RenameDir(&'static str, &'static str),
+}
+
+// Not README, which has two names: counting them takes a real view.
+const FILES: &[&str] = &[
+    "0/src/main.c",
+    "0/src/util.c",
+    "0/docs/a/deep",
+    "0/docs/b",
+    "0/log",
+    "1/repo/jar",
+];
+const NEW_FILES: &[&str] = &["0/new", "0/src/new", "0/docs/a/new", "0/lib/x", "1/repo/y"];
+const DIRS: &[&str] = &["0/src", "0/docs", "0/docs/a", "1/repo"];
+const NEW_DIRS: &[&str] = &["0/moved", "0/lib2"];
+
+fn pick(dice: &mut Dice, from: &[&'static str]) -> &'static str {
+    from[dice.roll(from.len())]
+}
+
+fn op(dice: &mut Dice, writer: &str) -> Op {
+    let text = format!("{writer}{}", dice.roll(3));
+    match dice.roll(12) {
+        0..=2 => Op::Write(pick(dice, FILES), text),
+        3 | 4 => Op::Write(pick(dice, NEW_FILES), text),
+        5 => Op::Remove(pick(dice, FILES)),
+        6 => Op::Remove(pick(dice, DIRS)),
+        7 => Op::RemakeDir(pick(dice, DIRS)),
+        8 => Op::Chmod(pick(dice, DIRS), 0o700 + dice.roll(3) as u32),
+        9 => Op::Touch(pick(dice, FILES)),
+        10 => Op::RenameFile(pick(dice, FILES), pick(dice, NEW_FILES)),
+        _ => Op::RenameDir(pick(dice, DIRS), pick(dice, NEW_DIRS)),
+    }
+}
+
+/// Does what is possible; a step touches a path, and what is below or above
+/// it, once, so that every operation starts from what the base shows there.
+fn act(hand: &Hand<'_>, ops: &[Op]) -> Vec<Op> {
+    let mut touched: Vec<&str> = Vec::new();
+    let mut done = Vec::new();
+    for op in ops {
+        let paths: Vec<&'static str> = match op {
+            Op::Write(path, _)
+            | Op::Remove(path)
+            | Op::RemakeDir(path)
+            | Op::Chmod(path, _)
+            | Op::Touch(path) => vec![path],
+            Op::RenameFile(from, to) | Op::RenameDir(from, to) => vec![from, to],
+        };
+        let near = |path: &str| {
+            let above = |a: &str, b: &str| std::path::Path::new(a).starts_with(b);
+            touched.iter().any(|t| above(t, path) || above(path, t))
+        };
+        if paths.iter().any(|path| near(path)) || !possible(hand, op) {
+            continue;
+        }
+        touched.extend(paths);
+        match op {
+            Op::Write(path, text) => hand.write(path, text),
+            Op::Remove(path) => hand.remove(path),
+            Op::RemakeDir(path) => hand.remake_dir(path),
+            Op::Chmod(path, mode) => hand.chmod(path, *mode),
+            Op::Touch(path) => hand.copy_up(path),
+            Op::RenameFile(from, to) => hand.rename_file(from, to),
+            Op::RenameDir(from, to) => hand.rename_dir(from, to),
+        };
+        done.push(op.clone());
+    }
+    done
+}
+
+fn possible(hand: &Hand<'_>, op: &Op) -> bool {
+    match op {
+        Op::Write(path, _) => !hand.has_dir(path),
+        Op::Remove(path) | Op::Touch(path) => hand.has(path),
+        Op::RemakeDir(path) | Op::Chmod(path, _) => hand.has_dir(path),
+        Op::RenameFile(from, to) => hand.has(from) && !hand.has(to),
+        Op::RenameDir(from, to) => hand.has_dir(from) && !hand.has(to) && from[..1] == to[..1],
+    }
+}
+
+fn one_round(seed: u64) -> bool {
+    let mut dice = Dice(seed);
+    let mut ops = |writer| -> Vec<Op> {
+        let count = 1 + dice.roll(4);
+        (0..count).map(|_| op(&mut dice, writer)).collect()
+    };
+    let (a, b) = (ops("a"), ops("b"));
+    let told = format!("seed {seed}: a {a:?}, b {b:?}");
+    let rig = Rig::new();
+    rig.begin("a");
+    rig.begin("b");
+    let a = act(&rig.in_view("a"), &a);
+    let b = act(&rig.in_view("b"), &b);
+    println!("{told}\n  done: a {a:?}, b {b:?}");
+    let steps = names(&["a", "b"]);
+    let clean = match rig.stage.merge(&steps, None) {
+        Ok(report) => report.conflicts.is_empty(),
+        Err(_) => {
+            let all = [Policy::First, Policy::Last, Policy::KeepBoth];
+            let policy = all[seed as usize % 3];
+            rig.stage.merge(&steps, Some(policy)).unwrap();
+            false
+        }
+    };
+    let merged = rig.tree();
+    let rig = rig.die_and_resume();
+    assert_eq!(rig.tree(), merged, "{told}");
+    if clean {
+        let rig = Rig::new();
+        for (step, ops) in [("a", &a), ("b", &b)] {
+            rig.begin(step);
+            let hand = rig.in_view(step);
+            for op in ops {
+                // What both did alike is done already.
+                if possible(&hand, op) {
+                    act(&hand, std::slice::from_ref(op));
+                } else if matches!(op, Op::RenameFile(..) | Op::RenameDir(..)) {
+                    // To the merge a renamed file is one removed and one made,
+                    // and the other step removed it as well.
+                    return clean;
+                }
+            }
+            rig.stage.merge(&names(&[step]), None).unwrap();
+        }
+        assert_eq!(merged, rig.tree(), "{told}");
+    }
+    clean
+}
+
+#[test]
+fn random_steps_merge_to_a_sound_tree() {
+    let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(60, |n| n.parse().unwrap());
+    let clean = (1..=rounds).filter(|seed| one_round(*seed)).count() as u64;
+    assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
+}

@@ -6,6 +6,7 @@
 //! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
 
 pub mod error;
+pub mod export;
 pub mod layer;
 pub mod merge;
 pub mod stage;

@@ -1,0 +1,44 @@
+//! Ways out of a stage, and back in: OCI image layouts and plain directories.
+//!
+//! [`export`] writes a stack as an OCI image, one layer per sealed layer;
+//! [`import`] reads such an image into sealed layers; [`apply`] writes the tree
+//! that a stack shows into an ordinary directory. What leaves the machine
+//! passes one [`guard`].
+
+mod apply;
+mod content;
+pub mod guard;
+mod layout;
+mod plan;
+mod reader;
+mod tar;
+pub mod target;
+mod unpack;
+mod untar;
+mod writer;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+pub use apply::{ApplyReport, apply, apply_all};
+pub use reader::{Imported, import};
+pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
+
+/// The annotation with the mapped paths, a JSON array of absolute paths.
+pub const MAPPED_PATHS: &str = "io.harness.fs.mapped-paths";
+/// The annotation that says whether the lowest layer is the base.
+pub const BASE: &str = "io.harness.fs.base";
+/// Value of [`BASE`]: the image is complete in itself.
+pub const BASE_INCLUDED: &str = "included";
+/// Value of [`BASE`]: the layers are meant to lie on a base.
+pub const BASE_NONE: &str = "none";
+
+/// Something that was not exported, and why.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct LeftOut {
+    /// Its path as users see it.
+    pub path: PathBuf,
+    /// Why, in a few words.
+    pub why: String,
+}

@@ -1,0 +1,384 @@
+//! Importing: an image layout as sealed layers of a stage.
+//!
+//! Every blob's digest is checked before a byte of it is looked at, and every
+//! tar's once more while it is unpacked into a directory of its own. Only when
+//! all layers are there do they get their names; a failure leaves nothing.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::OsStr;
+use std::io::{BufReader, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
+use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
+
+use super::layout::{Hashing, open_blob, read_blob, read_index, ref_name};
+use super::unpack::{Mapping, Unpacking};
+use super::untar::TarReader;
+use super::{BASE, BASE_INCLUDED, BASE_NONE, MAPPED_PATHS};
+use crate::error::{Context, Error, Result};
+use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, seal};
+use crate::sys::at;
+use crate::tree::union::Entry;
+use crate::tree::{Ino, Kind, marker};
+
+/// What an import brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The ids of the new layers, the lowest first.
+    pub layers: Vec<String>,
+    /// The lowest layer is the new base, and the stage's own has to be left
+    /// out of the stack.
+    pub has_base: bool,
+}
+
+fn bad(what: impl Into<String>) -> Error {
+    Error::new(Errno::EINVAL, what.into())
+}
+
+/// Reads an image into layers `<layers_dir>/<id>`, all or none.
+///
+/// `layout` is the directory, or `DIR:NAME` where it holds several images.
+/// `ids` makes a layer's id from what it is called. The image's paths are
+/// matched with the stage's by name. Where a complete image lacks some of the
+/// stage's paths, those keep the stage's own base: the lowest layer then hides
+/// the base under all other paths, and `has_base` is false.
+///
+/// Inodes get new numbers. Names of the stage's own base that are hard links,
+/// and that the image deletes, still count in `st_nlink` of the others.
+///
+/// # Errors
+/// One sentence that says which file, image or path is wrong.
+pub fn import(
+    layout: &Path,
+    layers_dir: &Path,
+    mapped: &[PathBuf],
+    ids: &mut dyn FnMut(&str) -> String,
+    inos: &Inos,
+) -> Result<Imported> {
+    let mut run = || {
+        let (root, name) = split(layout);
+        let image = Image::read(&root, name.as_deref())?;
+        let mapping = image.mapping(mapped)?;
+        std::fs::create_dir_all(layers_dir).context(|| layers_dir.display().to_string())?;
+        let mut import = Import {
+            image,
+            mapping,
+            mapped,
+            inos,
+            layers_dir,
+            made: Vec::new(),
+            names: BTreeMap::new(),
+            done: false,
+        };
+        import.run(ids)
+    };
+    run().map_err(|error: Error| error.context(format!("import of {}", layout.display())))
+}
+
+/// Splits `DIR:NAME`; a directory of the whole name comes first.
+fn split(layout: &Path) -> (PathBuf, Option<String>) {
+    let whole = (layout.to_path_buf(), None);
+    if layout.is_dir() {
+        return whole;
+    }
+    match layout.to_str().and_then(|text| text.rsplit_once(':')) {
+        Some((dir, name)) if Path::new(dir).is_dir() => (dir.into(), Some(name.to_owned())),
+        _ => whole,
+    }
+}
+
+/// An image of a layout: verified, but for its layers.
+struct Image {
+    root: PathBuf,
+    layers: Vec<Descriptor>,
+    diff_ids: Vec<String>,
+    mapped: Vec<PathBuf>,
+    has_base: bool,
+}
+
+impl Image {
+    fn read(root: &Path, name: Option<&str>) -> Result<Image> {
+        let index = read_index(root)?;
+        let all = index.manifests();
+        let chosen = match (name, all.as_slice()) {
+            (Some(name), _) => all
+                .iter()
+                .find(|entry| ref_name(entry) == Some(name))
+                .ok_or_else(|| Error::new(Errno::ENOENT, format!("no image is called {name}")))?,
+            (None, [only]) => only,
+            (None, []) => return Err(bad("the layout holds no image")),
+            (None, several) => {
+                let names: Vec<&str> = several.iter().filter_map(ref_name).collect();
+                let names = names.join(", ");
+                return Err(bad(format!(
+                    "it holds several images ({names}); say which with {}:NAME",
+                    root.display()
+                )));
+            }
+        };
+        if *chosen.media_type() != MediaType::ImageManifest {
+            let what = chosen.media_type();
+            return Err(bad(format!("{what} is no image manifest")));
+        }
+        let manifest: ImageManifest = read_blob(root, chosen)?;
+        let annotation = |key: &str| manifest.annotations().as_ref()?.get(key);
+        let foreign = "this image was not exported by harness-fs";
+        let paths = annotation(MAPPED_PATHS)
+            .ok_or_else(|| bad(format!("{foreign}: it has no annotation {MAPPED_PATHS}")))?;
+        let mapped: Vec<PathBuf> = serde_json::from_str(paths)
+            .context(|| format!("the annotation {MAPPED_PATHS} is damaged"))?;
+        let has_base = match annotation(BASE).map(String::as_str) {
+            Some(BASE_INCLUDED) => true,
+            Some(BASE_NONE) => false,
+            _ => {
+                return Err(bad(format!(
+                    "{foreign}: its annotation {BASE} is not known"
+                )));
+            }
+        };
+        let config: ImageConfiguration = read_blob(root, manifest.config())?;
+        let diff_ids = config.rootfs().diff_ids().clone();
+        let layers = manifest.layers().clone();
+        if diff_ids.len() != layers.len() {
+            return Err(bad(format!(
+                "the image has {} layers, its configuration names {}",
+                layers.len(),
+                diff_ids.len()
+            )));
+        }
+        if has_base && layers.is_empty() {
+            return Err(bad("the image says it has a base, but has no layer"));
+        }
+        Ok(Image {
+            root: root.to_path_buf(),
+            layers,
+            diff_ids,
+            mapped,
+            has_base,
+        })
+    }
+
+    /// Which of the stage's paths the image's are.
+    fn mapping(&self, mapped: &[PathBuf]) -> Result<Mapping> {
+        let mut mapping: Mapping = Vec::new();
+        for path in &self.mapped {
+            let index = mapped.iter().position(|known| known == path);
+            let index = index.ok_or_else(|| {
+                let path = path.display();
+                bad(format!("it holds {path}, which this stage does not map"))
+            })?;
+            if mapping.iter().any(|(_, known)| *known == index) {
+                return Err(bad(format!("it holds {} twice", path.display())));
+            }
+            mapping.push((path.clone(), index));
+        }
+        Ok(mapping)
+    }
+}
+
+/// An import under way. Dropping it before the end removes what it made.
+struct Import<'a> {
+    image: Image,
+    mapping: Mapping,
+    mapped: &'a [PathBuf],
+    inos: &'a Inos,
+    layers_dir: &'a Path,
+    made: Vec<PathBuf>,
+    /// Names that show and share an inode with others.
+    names: BTreeMap<PathBuf, Ino>,
+    done: bool,
+}
+
+impl Import<'_> {
+    fn run(&mut self, ids: &mut dyn FnMut(&str) -> String) -> Result<Imported> {
+        // All digests first: a damaged image is found before it costs a disk.
+        for descriptor in self.image.layers.clone() {
+            let (file, digest) = open_blob(&self.image.root, &descriptor)?;
+            let mut hashing = Hashing::new(file);
+            std::io::copy(&mut hashing, &mut std::io::sink())
+                .context(|| format!("blob {digest}"))?;
+            if hashing.finish().1 != digest {
+                return Err(bad(format!("blob {digest} does not match its digest")));
+            }
+        }
+        let absent = self.mapped.len() > self.mapping.len();
+        let mut layers = Vec::new();
+        for index in 0..self.image.layers.len() {
+            let work = format!(".import-{}-{index}", std::process::id());
+            let work = self.layers_dir.join(work);
+            at::remove_all(AT_FDCWD, &work).context(|| work.display().to_string())?;
+            self.made.push(work.clone());
+            let open = OpenLayer::open(&work)?;
+            let number = index + 1;
+            let names = self
+                .unpack(index, &open)
+                .context(|| format!("layer {number} of the image"))?;
+            if index == 0 && self.image.has_base && absent {
+                self.cover_own_base(&open)?;
+            }
+            self.count_names(&open, names)?;
+            let id = ids("import");
+            let now = std::time::SystemTime::now()
+                .duration_since(std::time::UNIX_EPOCH)
+                .map_or(0, |now| now.as_secs());
+            seal(
+                &open,
+                &Stack::default(),
+                self.layers_dir,
+                &id,
+                "import",
+                now,
+            )?;
+            self.made.push(self.layers_dir.join(&id));
+            layers.push(id);
+        }
+        self.done = true;
+        Ok(Imported {
+            layers,
+            has_base: self.image.has_base && !absent,
+        })
+    }
+
+    /// Unpacks one layer and checks both its digests once more on the way.
+    fn unpack(&self, index: usize, open: &OpenLayer) -> Result<HashMap<PathBuf, Ino>> {
+        let descriptor = &self.image.layers[index];
+        let (mut file, digest) = open_blob(&self.image.root, descriptor)?;
+        file.rewind()?;
+        let mut blob = Hashing::new(BufReader::with_capacity(1 << 20, file));
+        let mut tar = TarReader::new(Hashing::new(decoder(descriptor, &mut blob)?));
+        let names = Unpacking::new(open, &self.mapping, self.inos).run(&mut tar)?;
+        let (decoder, diff_id, _) = tar.into_inner().finish();
+        drop(decoder);
+        std::io::copy(&mut blob, &mut std::io::sink())?;
+        if blob.finish().1 != digest {
+            return Err(bad(format!("blob {digest} changed while it was read")));
+        }
+        let expected = &self.image.diff_ids[index];
+        if format!("sha256:{diff_id}") != *expected {
+            return Err(bad(format!(
+                "its content is sha256:{diff_id}, the image says {expected}"
+            )));
+        }
+        Ok(names)
+    }
+
+    /// Hides the stage's own base below the lowest layer, where the stage has
+    /// paths that the image does not know. A mapped path itself cannot be
+    /// opaque, so all that is in it is hidden one by one.
+    fn cover_own_base(&self, open: &OpenLayer) -> Result<()> {
+        for (shown, index) in &self.mapping {
+            let root = PathBuf::from(index.to_string());
+            let mut held = HashSet::new();
+            match open.entry(&root)? {
+                Some(Entry::Present(attr, _)) if attr.is_dir() => {}
+                _ => continue,
+            }
+            for name in open.tree().names(&root)? {
+                if name.kind == Some(Kind::Dir) {
+                    let path = root.join(&name.name);
+                    if let Some(Entry::Present(attr, _)) = open.entry(&path)? {
+                        let path = Path::new(TREE).join(path);
+                        open.mark(&path, attr.ino, marker::OPAQUE, OsStr::new("y"))?;
+                    }
+                }
+                held.insert(name.name);
+            }
+            let Some(base) = at::stat_if_there(AT_FDCWD, shown)? else {
+                continue;
+            };
+            if !base.attr.is_dir() {
+                continue;
+            }
+            let path = Path::new(TREE).join(&root);
+            crate::layer::copy_up::keeping_times(open, &path, || {
+                for entry in at::list(AT_FDCWD, shown)? {
+                    if !held.contains(&entry.name) {
+                        open.whiteout_file(&path.join(&entry.name))?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Keeps count of the names of hard-linked files: where a layer hides some
+    /// of those that lower layers of the image show, it says so.
+    fn count_names(&mut self, open: &OpenLayer, new: HashMap<PathBuf, Ino>) -> Result<()> {
+        let mut before: HashMap<Ino, u32> = HashMap::new();
+        let mut hidden: HashMap<Ino, u32> = HashMap::new();
+        let mut gone = Vec::new();
+        for (path, ino) in &self.names {
+            *before.entry(*ino).or_default() += 1;
+            if hides(open, path)? {
+                *hidden.entry(*ino).or_default() += 1;
+                gone.push(path.clone());
+            }
+        }
+        for path in gone {
+            self.names.remove(&path);
+        }
+        for (ino, count) in hidden {
+            // `origin` is what the file had in its own layer less what layers
+            // between took away, which is what still shows.
+            let origin = before[&ino];
+            let nlink = origin - count;
+            open.set_link_state(
+                ino,
+                LinkState {
+                    nlink,
+                    origin,
+                    here: false,
+                },
+            )?;
+        }
+        self.names.extend(new);
+        Ok(())
+    }
+}
+
+/// Whether a layer hides a name of lower layers.
+fn hides(open: &OpenLayer, path: &Path) -> Result<bool> {
+    let mut at = PathBuf::new();
+    let whole = path.components().count();
+    for (index, component) in path.components().enumerate() {
+        at.push(component);
+        match open.entry(&at)? {
+            None => return Ok(false),
+            Some(Entry::Whiteout) => return Ok(true),
+            Some(Entry::Present(attr, marks)) => {
+                if index + 1 == whole || !attr.is_dir() || marks.opaque {
+                    return Ok(true);
+                }
+            }
+        }
+    }
+    Ok(false)
+}
+
+impl Drop for Import<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        for path in &self.made {
+            if let Err(error) = at::remove_all(AT_FDCWD, path) {
+                log::warn!("{}: {error}", path.display());
+            }
+        }
+    }
+}
+
+fn decoder<'a>(
+    descriptor: &Descriptor,
+    blob: &'a mut (impl Read + 'a),
+) -> Result<Box<dyn Read + 'a>> {
+    Ok(match descriptor.media_type() {
+        MediaType::ImageLayer => Box::new(blob),
+        MediaType::ImageLayerGzip => Box::new(flate2::read::MultiGzDecoder::new(blob)),
+        MediaType::ImageLayerZstd => Box::new(zstd::Decoder::new(blob)?),
+        other => return Err(bad(format!("a layer of the unknown type {other}"))),
+    })
+}

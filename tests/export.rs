@@ -1,0 +1,15 @@
+//! Export, import and apply on stacks built by hand. Needs root.
+#![allow(clippy::unwrap_used)] // a test that unwraps nothing has failed
+
+#[path = "export/apply.rs"]
+mod apply;
+#[path = "export/disks.rs"]
+mod disks;
+#[path = "export/fixture.rs"]
+mod fixture;
+#[path = "export/forge.rs"]
+mod forge;
+#[path = "export/hostile.rs"]
+mod hostile;
+#[path = "export/round_trip.rs"]
+mod round_trip;

@@ -7,6 +7,7 @@
 
 pub mod error;
 pub mod export;
+pub mod fuse;
 pub mod layer;
 pub mod merge;
 pub mod stage;

@@ -1,0 +1,12 @@
+//! The adapter between the kernel's FUSE requests and a view, and the only
+//! place that knows `fuser`.
+
+mod convert;
+mod filesystem;
+mod modes;
+mod serving;
+mod session;
+mod stats;
+mod workers;
+
+pub use session::{FuseOptions, FuseSession, FuseSessions, mount};

@@ -1,0 +1,76 @@
+//! How each open inode is served: by the kernel from its backing file
+//! (passthrough), or by us through the page cache.
+//!
+//! The kernel answers `EIO` when one inode is open in both ways, or through two
+//! backing ids (fs/fuse/iomode.c), so the mode stays while any handle is open.
+
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use fuser::BackingId;
+
+use crate::tree::Ino;
+
+#[derive(Debug)]
+struct Mode {
+    opens: u32,
+    /// Handles that may write past us.
+    writers: u32,
+    backing: Option<Arc<BackingId>>,
+}
+
+/// The inodes that are open, with their mode.
+#[derive(Debug, Default)]
+pub(super) struct Modes {
+    open: DashMap<Ino, Mode>,
+}
+
+impl Modes {
+    /// One more handle. Where none is open yet, `make` may choose passthrough.
+    pub fn enter(
+        &self,
+        ino: Ino,
+        writable: bool,
+        make: impl FnOnce() -> Option<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        let mut mode = self.open.entry(ino).or_insert_with(|| Mode {
+            opens: 0,
+            writers: 0,
+            backing: None,
+        });
+        if mode.opens == 0 {
+            mode.backing = make().map(Arc::new);
+        }
+        mode.opens += 1;
+        if writable && mode.backing.is_some() {
+            mode.writers += 1;
+        }
+        mode.backing.clone()
+    }
+
+    /// One handle less. True if writes may have gone past us through it.
+    pub fn leave(&self, ino: Ino, writable: bool) -> bool {
+        let mut past = false;
+        let unused = match self.open.get_mut(&ino) {
+            Some(mut mode) => {
+                mode.opens = mode.opens.saturating_sub(1);
+                if writable && mode.backing.is_some() {
+                    mode.writers = mode.writers.saturating_sub(1);
+                    past = true;
+                }
+                mode.opens == 0
+            }
+            None => false,
+        };
+        if unused {
+            self.open.remove_if(&ino, |_, mode| mode.opens == 0);
+        }
+        past
+    }
+
+    /// True while somebody may write the inode past us: its attributes are then
+    /// good for one answer only.
+    pub fn written_past_us(&self, ino: Ino) -> bool {
+        self.open.get(&ino).is_some_and(|mode| mode.writers > 0)
+    }
+}

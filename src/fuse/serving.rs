@@ -1,0 +1,131 @@
+//! What serving a request needs, shared by the thread that reads requests and
+//! the workers; and how results become replies.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use fuser::{
+    BackingId, Generation, Notifier, OpenFlags, ReplyAttr, ReplyEmpty, ReplyEntry, ReplyXattr,
+    Request,
+};
+use nix::fcntl::OFlag;
+
+use super::convert::{FOREVER, errno, file_attr};
+use super::modes::Modes;
+use super::stats::Stats;
+use crate::error::Result;
+use crate::tree::{Attr, Ino};
+use crate::view::{Caller, View};
+
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub view: Arc<View>,
+    pub stats: Arc<Stats>,
+    pub modes: Arc<Modes>,
+    pub notifier: Arc<OnceLock<Notifier>>,
+    pub passthrough: OnceLock<bool>,
+}
+
+impl Serving {
+    pub fn ttl(&self, ino: Ino) -> Duration {
+        if self.modes.written_past_us(ino) {
+            Duration::ZERO
+        } else {
+            FOREVER
+        }
+    }
+
+    pub fn reply_entry(&self, result: Result<Attr>, reply: ReplyEntry) {
+        match result {
+            Ok(attr) => {
+                let ttl = self.ttl(attr.ino);
+                reply.entry_with_ttls(&ttl, &FOREVER, &file_attr(&attr), Generation(0));
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    pub fn reply_attr(&self, result: Result<Attr>, reply: ReplyAttr) {
+        match result {
+            Ok(attr) => reply.attr(&self.ttl(attr.ino), &file_attr(&attr)),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    /// Has the kernel read an inode's content and attributes anew.
+    pub fn forget_pages(&self, ino: fuser::INodeNo) {
+        if let Some(notifier) = self.notifier.get()
+            && let Err(error) = notifier.inval_inode(ino, 0, 0)
+        {
+            log::warn!("inode {}: {error}", ino.0);
+        }
+    }
+
+    /// Chooses how a newly opened inode is served.
+    pub fn choose(
+        &self,
+        ino: Ino,
+        handle: u64,
+        writable: bool,
+        passthrough: bool,
+        open_backing: impl FnOnce(&std::os::fd::OwnedFd) -> std::io::Result<BackingId>,
+    ) -> Option<Arc<BackingId>> {
+        let allowed = passthrough && self.passthrough.get() == Some(&true);
+        self.modes.enter(ino, writable, || {
+            if !allowed {
+                return None;
+            }
+            let file = self.view.backing(handle).ok()?;
+            match open_backing(&file) {
+                Ok(backing) => {
+                    self.view.forget_file(handle);
+                    Some(backing)
+                }
+                Err(error) => {
+                    log::debug!("no passthrough for inode {ino}: {error}");
+                    None
+                }
+            }
+        })
+    }
+}
+
+pub(super) fn done(result: Result<()>, reply: ReplyEmpty) {
+    match result {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+pub(super) fn caller(request: &Request, umask: u32) -> Caller {
+    Caller {
+        uid: request.uid(),
+        gid: request.gid(),
+        umask,
+    }
+}
+
+pub(super) fn open_flags(flags: OpenFlags) -> OFlag {
+    OFlag::from_bits_truncate(flags.0)
+}
+
+pub(super) fn is_writable(flags: OFlag) -> bool {
+    flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
+}
+
+/// Answers getxattr(2) and listxattr(2), which ask for the size first.
+pub(super) fn reply_bytes(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match result {
+        Ok(bytes) => {
+            let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            if size == 0 {
+                reply.size(length);
+            } else if length > size {
+                reply.error(fuser::Errno::ERANGE);
+            } else {
+                reply.data(&bytes);
+            }
+        }
+        Err(error) => reply.error(errno(&error)),
+    }
+}

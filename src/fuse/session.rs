@@ -1,0 +1,275 @@
+//! A view's FUSE session: its mount, its thread, its end.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, bounded};
+use fuser::{INodeNo, Notifier, SessionACL};
+use nix::errno::Errno;
+use nix::mount::{MntFlags, MsFlags};
+
+use super::filesystem::{Adapter, Negotiated};
+use super::modes::Modes;
+use super::stats::Stats;
+use super::workers::Workers;
+use crate::error::{Context, Error, Result};
+use crate::stage::{Invalidation, Options, Session, Sessions};
+use crate::view::View;
+
+/// `OVERLAYFS_SUPER_MAGIC` (linux/magic.h).
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+/// Threads for requests that may take long.
+const WORKERS: usize = 4;
+/// How long a session may take to end by itself after its unmount.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How to serve a view.
+#[derive(Clone, Debug)]
+pub struct FuseOptions {
+    /// What `mount` shows as the source.
+    pub source: String,
+    /// Let the kernel read and write files of the open layer by itself.
+    pub passthrough: bool,
+}
+
+/// A mounted view.
+#[derive(Debug)]
+pub struct FuseSession {
+    at: PathBuf,
+    view: Arc<View>,
+    connection: u64,
+    notifier: Notifier,
+    stats: Arc<Stats>,
+    negotiated: Arc<Negotiated>,
+    ended: Receiver<()>,
+}
+
+/// Mounts a view at an existing directory and serves it on a thread of its own.
+///
+/// # Errors
+/// `ENOENT` without `/dev/fuse`, `EPERM` without the right to mount, or as mount(2).
+pub fn mount(view: Arc<View>, at: &Path, options: &FuseOptions) -> Result<FuseSession> {
+    let device: OwnedFd = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .context(|| "/dev/fuse")?
+        .into();
+    let data = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions",
+        device.as_raw_fd()
+    );
+    nix::mount::mount(
+        Some(options.source.as_str()),
+        at,
+        Some("fuse.harness-fs"),
+        MsFlags::empty(),
+        Some(data.as_str()),
+    )
+    .context(|| format!("mount {}", at.display()))?;
+    serve(view, at, options, device).inspect_err(|_| {
+        let _ = nix::mount::umount2(at, MntFlags::MNT_DETACH);
+    })
+}
+
+fn serve(
+    view: Arc<View>,
+    at: &Path,
+    options: &FuseOptions,
+    device: OwnedFd,
+) -> Result<FuseSession> {
+    let connection = connection_of(at)?;
+    let stats = Arc::new(Stats::new(WORKERS));
+    let workers = Workers::start(WORKERS, &stats)?;
+    let on_overlay = nix::sys::statfs::statfs(&view.open_layer_path())
+        .is_ok_and(|stat| stat.filesystem_type().0.cast_unsigned() == OVERLAYFS_MAGIC);
+    let negotiated = Arc::new(Negotiated::default());
+    let adapter = Adapter::new(
+        view.clone(),
+        stats.clone(),
+        workers,
+        Arc::new(Modes::default()),
+        negotiated.clone(),
+        options.passthrough && !view.is_live(),
+        if on_overlay { 2 } else { 1 },
+    );
+    let notifier_slot = adapter.notifier_slot();
+    let mut config = fuser::Config::default();
+    config.acl = SessionACL::All;
+    let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
+    let notifier = session.notifier();
+    read_ahead_further(connection);
+    let _ = notifier_slot.set(notifier.clone());
+    let (end, ended) = bounded(1);
+    let name = at.display().to_string();
+    std::thread::Builder::new()
+        .name("session".into())
+        .spawn(move || {
+            if let Err(error) = session.run() {
+                log::debug!("session at {name}: {error}");
+            }
+            let _ = end.send(());
+        })?;
+    Ok(FuseSession {
+        at: at.to_path_buf(),
+        view,
+        connection,
+        notifier,
+        stats,
+        negotiated,
+        ended,
+    })
+}
+
+/// Lets the kernel read ahead as much as one request can carry, in KiB. FUSE's
+/// own limit at INIT is the device's default of 128 KiB; this is the knob of
+/// Documentation/ABI/testing/sysfs-class-bdi, which some containers cannot reach.
+fn read_ahead_further(connection: u64) {
+    let knob = format!("/sys/class/bdi/0:{connection}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&knob, "1024") {
+        log::debug!("{knob}: {error}");
+    }
+}
+
+/// The number of the FUSE connection behind a mount: the minor number of its
+/// device (fusectl, Documentation/filesystems/fuse.rst). Read from mountinfo,
+/// because a stat would ask the very session that is not served yet.
+fn connection_of(at: &Path) -> Result<u64> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let at =
+        std::fs::canonicalize(at.parent().unwrap_or(at))?.join(at.file_name().unwrap_or_default());
+    let text = at.display().to_string();
+    mounts
+        .lines()
+        .rev()
+        .find_map(|line| {
+            let mut fields = line.split(' ');
+            let device = fields.nth(2)?;
+            let place = fields.nth(1)?;
+            let minor = device.split_once(':')?.1;
+            (place == text).then(|| minor.parse().ok()).flatten()
+        })
+        .ok_or_else(|| Error::new(Errno::ENOENT, format!("{text} is not in mountinfo")))
+}
+
+/// Ends a FUSE connection: every request in flight fails.
+fn abort_connection(connection: u64) -> Result<()> {
+    let file = PathBuf::from(format!("/sys/fs/fuse/connections/{connection}/abort"));
+    if file.exists() {
+        return Ok(std::fs::write(file, "1")?);
+    }
+    // fusectl is not mounted in most containers: look through a mount of our own.
+    let place =
+        std::env::temp_dir().join(format!("harness-fs-{}-{connection}", std::process::id()));
+    std::fs::create_dir(&place)?;
+    let none: Option<&str> = None;
+    let done = nix::mount::mount(
+        Some("none"),
+        &place,
+        Some("fusectl"),
+        MsFlags::empty(),
+        none,
+    )
+    .map_err(Error::from)
+    .and_then(|()| {
+        let written = std::fs::write(place.join(connection.to_string()).join("abort"), "1");
+        nix::mount::umount2(&place, MntFlags::MNT_DETACH)?;
+        Ok(written?)
+    });
+    let _ = std::fs::remove_dir(&place);
+    done
+}
+
+/// Mounts the views of a stage.
+#[derive(Debug)]
+pub struct FuseSessions {
+    options: FuseOptions,
+}
+
+impl FuseSessions {
+    /// Serves views as the stage's options say; `source` is what `mount` shows.
+    pub fn new(options: &Options, source: String) -> FuseSessions {
+        FuseSessions {
+            options: FuseOptions {
+                source,
+                passthrough: options.passthrough,
+            },
+        }
+    }
+}
+
+impl Sessions for FuseSessions {
+    fn mount(&self, view: Arc<View>, at: &Path, _name: &str) -> Result<Box<dyn Session>> {
+        Ok(Box::new(mount(view, at, &self.options)?))
+    }
+}
+
+impl FuseSession {
+    /// The number under `/sys/fs/fuse/connections`.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// The view it serves.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
+    }
+}
+
+impl Session for FuseSession {
+    fn unmount(&self) -> Result<()> {
+        match nix::mount::umount2(&self.at, MntFlags::MNT_DETACH) {
+            Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
+            Err(errno) => return Err(Error::from(errno).context(self.at.display())),
+        }
+        if self.ended.recv_timeout(PATIENCE) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            log::warn!(
+                "{}: still in use after its unmount, aborted",
+                self.at.display()
+            );
+            self.abort();
+            let _ = self.ended.recv_timeout(PATIENCE);
+        }
+        Ok(())
+    }
+
+    fn abort(&self) {
+        if let Err(error) = abort_connection(self.connection) {
+            log::debug!("abort of connection {}: {error}", self.connection);
+        }
+    }
+
+    fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()> {
+        for change in changes {
+            let told = match &change {
+                Invalidation::Entry { parent, name } => {
+                    self.notifier.inval_entry(INodeNo(*parent), name)
+                }
+                Invalidation::Inode(ino) => self.notifier.inval_inode(INodeNo(*ino), 0, 0),
+            };
+            match told {
+                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+                    return Err(Error::from(error).context(format_args!("{change:?}")));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn requests(&self) -> BTreeMap<String, u64> {
+        self.stats.requests()
+    }
+
+    fn oldest_request(&self) -> Option<Duration> {
+        self.stats.oldest()
+    }
+
+    fn transport(&self) -> String {
+        self.negotiated.describe()
+    }
+}

@@ -5,6 +5,7 @@
 //! of this crate point one way: `cli` > `daemon` > `control` > `fuse` >
 //! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
 
+pub mod control;
 pub mod error;
 pub mod export;
 pub mod fuse;

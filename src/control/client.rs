@@ -1,0 +1,276 @@
+//! The command line's side of the socket.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use serde::{Deserialize, Serialize};
+
+use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
+use crate::error::{Error, Result};
+use crate::sys::process::Process;
+
+/// The stage's own file in the state directory.
+pub const STAGE_FILE: &str = "stage.json";
+/// How long the daemon's supervisor may take to clean up.
+const CLEAN_UP: Duration = Duration::from_secs(10);
+
+/// What is found in a state directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WhereStage {
+    /// Nothing of a stage.
+    Nowhere,
+    /// The state of a stage that was ended with its state kept.
+    Kept,
+    /// The state of a stage whose daemon died.
+    Dead(Option<Death>),
+    /// A socket; whether somebody answers there is not known.
+    Socket,
+}
+
+/// Why a daemon ended, as its supervisor wrote it down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Death {
+    /// As in "was killed by SIGKILL".
+    pub reason: String,
+    /// When, in seconds since the epoch.
+    pub at: u64,
+    /// The supervisor, which ends when it has cleaned up.
+    pub supervisor: i32,
+}
+
+/// Looks for a stage in a state directory.
+pub fn find(state_dir: &Path) -> WhereStage {
+    if let Some(death) = death(state_dir) {
+        WhereStage::Dead(Some(death))
+    } else if state_dir.join(SOCKET).exists() {
+        WhereStage::Socket
+    } else if state_dir.join(STAGE_FILE).exists() {
+        WhereStage::Kept
+    } else {
+        WhereStage::Nowhere
+    }
+}
+
+/// Why the daemon ended, if that is written down.
+pub fn death(state_dir: &Path) -> Option<Death> {
+    let bytes = std::fs::read(state_dir.join(DIED)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+/// Why a stage cannot be talked to.
+#[derive(Clone, Debug)]
+pub enum Problem {
+    /// There is none.
+    NoStage(String),
+    /// Its daemon is gone.
+    Gone(String),
+    /// It speaks another version.
+    Version(String),
+    /// Something else.
+    Other(Error),
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Problem {
+        Problem::Other(error)
+    }
+}
+
+/// A connection to the daemon of a stage.
+#[derive(Debug)]
+pub struct Client {
+    wire: Wire,
+    /// Whom it is connected to.
+    pub daemon: Hello,
+    /// What it calls the stage in messages.
+    label: String,
+    state_dir: PathBuf,
+    supervisor: Option<Process>,
+}
+
+impl Client {
+    /// Connects to the daemon of the stage in `state_dir`.
+    ///
+    /// # Errors
+    /// One sentence that says whether there is no stage, or no daemon any more.
+    pub fn connect(state_dir: &Path, label: &str) -> Result<Client, Problem> {
+        if !is_ours(state_dir) {
+            let text = format!("the stage '{label}' belongs to another user: run it with sudo");
+            return Err(Error::new(Errno::EPERM, text).into());
+        }
+        match find(state_dir) {
+            WhereStage::Nowhere => return Err(Problem::NoStage(no_stage(state_dir, label))),
+            WhereStage::Kept => {
+                return Err(Problem::NoStage(format!(
+                    "the stage '{label}' is not mounted, its state is kept in {}: `harness-fs mount --resume` brings it back",
+                    state_dir.display()
+                )));
+            }
+            WhereStage::Dead(_) => return Err(gone(state_dir, label)),
+            WhereStage::Socket => {}
+        }
+        let stream = match UnixStream::connect(state_dir.join(SOCKET)) {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                return Err(gone(state_dir, label));
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(Problem::NoStage(no_stage(state_dir, label)));
+            }
+            Err(error) => {
+                let error = Error::from(error).context(format!("connect to the stage '{label}'"));
+                return Err(error.into());
+            }
+        };
+        let mut wire = Wire::new(stream);
+        let sent = wire.send(&Hello::own(0));
+        let Some(daemon) = sent
+            .and_then(|()| wire.receive::<Hello>())
+            .or_else(hang_up)?
+        else {
+            return Err(gone(state_dir, label));
+        };
+        let supervisor = Process::open(daemon.supervisor).ok();
+        Ok(Client {
+            wire,
+            daemon,
+            label: label.to_owned(),
+            state_dir: state_dir.to_path_buf(),
+            supervisor,
+        })
+    }
+
+    /// Sends a request and waits for the reply.
+    ///
+    /// # Errors
+    /// [`Problem::Gone`] when the daemon ends meanwhile, [`Problem::Version`]
+    /// when it would not understand.
+    pub fn ask(&mut self, request: &Request) -> Result<Reply, Problem> {
+        let own = Hello::own(0);
+        if !request.frozen() && !own.fits(&self.daemon) {
+            return Err(Problem::Version(mismatch(&own, &self.daemon)));
+        }
+        let sent = self.wire.send(request);
+        let reply = sent.and_then(|()| self.wire.receive()).or_else(hang_up)?;
+        reply.ok_or_else(|| {
+            self.wait_for_the_end();
+            gone(&self.state_dir, &self.label)
+        })
+    }
+
+    /// Waits until the daemon and its supervisor have ended; says whether they have.
+    pub fn wait_for_the_end(&self) -> bool {
+        let Some(supervisor) = &self.supervisor else {
+            return true;
+        };
+        let mut polled = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(CLEAN_UP).unwrap_or(PollTimeout::MAX);
+        nix::poll::poll(&mut polled, timeout).is_ok_and(|ready| ready > 0)
+    }
+}
+
+/// Whether this user may talk to the stage there; a daemon says nothing at all
+/// to others.
+fn is_ours(state_dir: &Path) -> bool {
+    match std::fs::symlink_metadata(state_dir.join(SOCKET)) {
+        Ok(socket) => socket.uid() == nix::unistd::geteuid().as_raw(),
+        Err(error) => error.kind() != ErrorKind::PermissionDenied,
+    }
+}
+
+/// A side that is gone shows as the end of the stream or as a refused write.
+fn hang_up<T>(error: Error) -> Result<Option<T>> {
+    match error.errno() {
+        Errno::EPIPE | Errno::ECONNRESET => Ok(None),
+        _ => Err(error),
+    }
+}
+
+/// `this is harness-fs 1 (protocol 1), the daemon is 2 (protocol 2): …`
+fn mismatch(own: &Hello, daemon: &Hello) -> String {
+    format!(
+        "this is harness-fs {} (protocol {}) but the stage's daemon is {} (protocol {}): use the same version for both; \
+         `status` and `unmount` work all the same",
+        own.version, own.protocol, daemon.version, daemon.protocol
+    )
+}
+
+fn no_stage(state_dir: &Path, label: &str) -> String {
+    if let Ok(step) = std::env::var("HARNESS_FS_STEP") {
+        return format!(
+            "no stage '{label}' is seen from inside the step '{step}': steps cannot give commands"
+        );
+    }
+    format!(
+        "there is no stage '{label}' ({}): `harness-fs mount` starts one",
+        state_dir.display()
+    )
+}
+
+/// Waits until no supervisor holds the state directory: one that lives writes
+/// down why its server died.
+fn wait_for_the_supervisor(state_dir: &Path) {
+    let Ok(dir) = File::open(state_dir) else {
+        return;
+    };
+    let (free, freed) = mpsc::channel();
+    std::thread::spawn(move || {
+        drop(Flock::lock(dir, FlockArg::LockShared));
+        let _ = free.send(());
+    });
+    let _ = freed.recv_timeout(CLEAN_UP);
+}
+
+fn gone(state_dir: &Path, label: &str) -> Problem {
+    let told = death(state_dir).or_else(|| {
+        wait_for_the_supervisor(state_dir);
+        death(state_dir)
+    });
+    let reason = match told {
+        Some(death) => death.reason,
+        None if !state_dir.join(STAGE_FILE).exists() => {
+            return Problem::Gone(format!(
+                "the daemon of the stage '{label}' has ended while it removed the stage: `harness-fs mount` starts a new one"
+            ));
+        }
+        None => "has ended without a word".to_owned(),
+    };
+    Problem::Gone(format!(
+        "the daemon of the stage '{label}' {reason}: `harness-fs mount --resume` continues with all that was acknowledged"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_found_in_a_state_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path();
+        assert_eq!(find(dir), WhereStage::Nowhere);
+        std::fs::write(dir.join(STAGE_FILE), "{}").unwrap();
+        assert_eq!(find(dir), WhereStage::Kept);
+        std::fs::write(dir.join(SOCKET), "").unwrap();
+        assert_eq!(find(dir), WhereStage::Socket);
+        let died = r#"{"reason":"was killed by SIGKILL","at":1,"supervisor":1}"#;
+        std::fs::write(dir.join(DIED), died).unwrap();
+        assert!(matches!(find(dir), WhereStage::Dead(Some(_))));
+        let Err(Problem::Gone(text)) = Client::connect(dir, "x") else {
+            panic!("connected");
+        };
+        assert!(
+            text.contains("'x' was killed by SIGKILL: `harness-fs mount --resume`"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,322 @@
+//! What is said over the socket.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{PROTOCOL, VERSION};
+use crate::merge::Policy;
+use crate::stage::StepView;
+use crate::stage::survivors::Survivor;
+
+/// The first message each way. Frozen; a later version may add fields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The protocol it speaks.
+    pub protocol: u32,
+    /// The version of its package.
+    pub version: String,
+    /// Its process.
+    pub pid: i32,
+    /// The daemon's supervisor, whose end is the end of everything.
+    #[serde(default)]
+    pub supervisor: i32,
+}
+
+impl Hello {
+    /// What this program says of itself.
+    pub fn own(supervisor: i32) -> Hello {
+        Hello {
+            protocol: PROTOCOL,
+            version: VERSION.to_owned(),
+            pid: nix::unistd::getpid().as_raw(),
+            supervisor,
+        }
+    }
+
+    /// Whether the other side can be told everything.
+    pub fn fits(&self, other: &Hello) -> bool {
+        self.protocol == other.protocol && self.version == other.version
+    }
+}
+
+/// What becomes of a step that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFailure {
+    /// Forget what it did: the stage stays as it was.
+    Discard,
+    /// Keep its layer aside, to look at, merge or discard later.
+    Keep,
+    /// Merge it as if it had succeeded.
+    Merge,
+}
+
+/// A step that the command line is going to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunRequest {
+    /// Its name.
+    pub step: String,
+    /// The group it is a member of.
+    pub group: Option<String>,
+    /// What becomes of it when it fails.
+    pub on_failure: OnFailure,
+    /// One policy for every conflict, in place of those per path.
+    pub on_conflict: Option<Policy>,
+    /// How long what it leaves behind has to end by itself.
+    pub grace_ms: u64,
+}
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// Whether it could be started at all.
+    pub started: bool,
+    /// What the shell would report: its exit code, 128+N for a signal.
+    pub exit_code: u8,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether it was ended for taking too long.
+    pub timed_out: bool,
+}
+
+impl Ended {
+    /// Whether it did what it was asked to.
+    pub fn success(&self) -> bool {
+        self.started && self.exit_code == 0 && !self.timed_out
+    }
+}
+
+impl From<OnFailure> for crate::stage::OnFailure {
+    fn from(on_failure: OnFailure) -> crate::stage::OnFailure {
+        match on_failure {
+            OnFailure::Discard => crate::stage::OnFailure::Discard,
+            OnFailure::Keep => crate::stage::OnFailure::Keep,
+            OnFailure::Merge => crate::stage::OnFailure::Merge,
+        }
+    }
+}
+
+/// A snapshot that is to leave.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ExportRequest {
+    /// Its name.
+    pub snapshot: String,
+    /// The directory of the layout.
+    pub to: PathBuf,
+    /// Leave the base out.
+    pub without_base: bool,
+    /// Secret files that may leave all the same.
+    pub allow_secret: Vec<String>,
+}
+
+/// What a client asks for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// What the stage is doing. Frozen.
+    Status {},
+    /// End the stage. Frozen.
+    Unmount {
+        /// Leave what `mount --resume` needs.
+        #[serde(default)]
+        keep_state: bool,
+        /// First write the tree to this directory.
+        #[serde(default)]
+        apply: Option<PathBuf>,
+    },
+    /// Open a view for a step that this connection runs.
+    StepRun(RunRequest),
+    /// The command of `step_run` or `step_exec` on this connection has ended.
+    StepEnded(Ended),
+    /// Open a view for a step that others will run commands in.
+    StepBegin {
+        /// Its name.
+        step: String,
+    },
+    /// Run a command in an open step.
+    StepExec {
+        /// Its name.
+        step: String,
+    },
+    /// Merge steps, all or none, in this order.
+    StepMerge {
+        /// Their names.
+        steps: Vec<String>,
+        /// One policy for every conflict.
+        on_conflict: Option<Policy>,
+        /// How long what is left in them has to end by itself.
+        grace_ms: u64,
+    },
+    /// Forget what a step did.
+    StepDiscard {
+        /// Its name.
+        step: String,
+        /// How long what is left in it has to end by itself.
+        grace_ms: u64,
+    },
+    /// The steps there are.
+    StepList {},
+    /// Steps that are to be merged together.
+    GroupDeclare {
+        /// The group's name.
+        group: String,
+        /// Its members, in the order of the merge.
+        members: Vec<String>,
+    },
+    /// What changed: in the stage, a step or since a snapshot.
+    Diff {
+        /// A step or a snapshot.
+        of: Option<String>,
+    },
+    /// Name the present state.
+    SnapshotCreate {
+        /// The name.
+        name: String,
+    },
+    /// The snapshots there are.
+    SnapshotList {},
+    /// Forget a snapshot.
+    SnapshotRm {
+        /// Its name.
+        name: String,
+    },
+    /// Go back to a snapshot.
+    SnapshotRestore {
+        /// Its name.
+        name: String,
+    },
+    /// Write a snapshot as an OCI image layout.
+    Export(ExportRequest),
+    /// Write the tree into an ordinary directory.
+    Apply {
+        /// The directory.
+        dir: PathBuf,
+        /// Every mapped path, below its own name, not the workspace alone.
+        all: bool,
+    },
+}
+
+impl Request {
+    /// Whether every version understands it.
+    pub fn frozen(&self) -> bool {
+        matches!(self, Request::Status {} | Request::Unmount { .. })
+    }
+}
+
+/// What became of a step that was run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Its changes are in the stage.
+    Merged,
+    /// Nothing was merged; its layer is kept for `step merge`.
+    Conflict,
+    /// It is forgotten.
+    Discarded,
+    /// It failed and its layer is kept.
+    Kept,
+    /// It succeeded and waits for the rest of its group.
+    WaitingForGroup,
+    /// harness-fs failed; the stage is as before.
+    Failed,
+}
+
+/// What became of a step, for people and for `--result`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StepResult {
+    /// In one word.
+    pub outcome: Outcome,
+    /// For people.
+    pub text: String,
+    /// The merge's conflicts, decided or not.
+    pub conflicts: Value,
+    /// What it left behind.
+    pub survivors: Vec<Survivor>,
+    /// The id of its layer, if it has one.
+    pub layer: Option<String>,
+    /// Members of its group that have not ended.
+    pub waiting_for: Vec<String>,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Done; for people and for programs. Frozen.
+    Report {
+        /// For people; may be empty.
+        text: String,
+        /// For programs.
+        data: Value,
+    },
+    /// Not done. Frozen.
+    Failure {
+        /// The exit code.
+        code: u8,
+        /// One sentence, or a report.
+        message: String,
+        /// For programs.
+        data: Value,
+    },
+    /// A view to run a command in.
+    Entered {
+        /// The view.
+        view: StepView,
+        /// Steps that run at the same time and are in no group with this one.
+        others: Vec<String>,
+    },
+    /// The step that was run has come to its end.
+    StepDone(StepResult),
+}
+
+impl Reply {
+    /// A report of a serialisable value.
+    pub fn report(text: impl Into<String>, data: &impl Serialize) -> Reply {
+        Reply::Report {
+            text: text.into(),
+            data: serde_json::to_value(data).unwrap_or(Value::Null),
+        }
+    }
+
+    /// Done, and nothing to say.
+    pub fn done() -> Reply {
+        Reply::report("", &Value::Null)
+    }
+
+    /// A failure that needs no data.
+    pub fn failure(code: u8, message: impl Into<String>) -> Reply {
+        Reply::Failure {
+            code,
+            message: message.into(),
+            data: Value::Null,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What other versions rely on.
+    #[test]
+    fn the_frozen_shapes_are_as_ever() {
+        let hello = r#"{"protocol":9,"version":"8.0.0","pid":7,"later":true}"#;
+        let hello: Hello = serde_json::from_str(hello).unwrap();
+        assert!(!hello.fits(&Hello::own(0)));
+        let shape = |request: &Request| serde_json::to_string(request).unwrap();
+        assert_eq!(shape(&Request::Status {}), r#"{"status":{}}"#);
+        let unmount = r#"{"unmount":{"keep_state":true}}"#;
+        let request: Request = serde_json::from_str(unmount).unwrap();
+        assert!(request.frozen());
+        assert!(shape(&request).starts_with(r#"{"unmount":{"keep_state":true"#));
+        let reply = serde_json::to_string(&Reply::failure(3, "no")).unwrap();
+        assert_eq!(
+            reply,
+            r#"{"failure":{"code":3,"message":"no","data":null}}"#
+        );
+        let reply = serde_json::to_string(&Reply::report("a", &1)).unwrap();
+        assert_eq!(reply, r#"{"report":{"text":"a","data":1}}"#);
+    }
+}

@@ -1,0 +1,28 @@
+//! The control socket: how the command line talks to the daemon of a stage.
+//!
+//! One JSON value per line over a UNIX socket. The client says [`Hello`], the
+//! daemon answers with its own; then requests and replies take turns. The
+//! shapes of `Hello`, of the requests `status` and `unmount` and of the replies
+//! `report` and `failure` are frozen, so that those two commands work between
+//! any two versions; everything else needs equal versions on both sides.
+
+mod client;
+mod messages;
+mod server;
+mod wire;
+
+pub use client::{Client, Death, Problem, STAGE_FILE, WhereStage, death, find};
+pub use messages::{
+    Ended, ExportRequest, Hello, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
+};
+pub use server::{Connection, Handler, Server};
+pub use wire::Wire;
+
+/// The number of the protocol; any change of a message that is not frozen counts it up.
+pub const PROTOCOL: u32 = 1;
+/// This package's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The socket's name in the state directory.
+pub const SOCKET: &str = "control.sock";
+/// Where the supervisor writes why the daemon ended.
+pub const DIED: &str = "died";

@@ -1,0 +1,64 @@
+//! One JSON value per line.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+
+use nix::errno::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::{Error, Result};
+
+/// Longer lines are refused: nobody may fill the daemon's memory.
+const LONGEST: u64 = 256 << 20;
+
+/// Both directions of a connection.
+#[derive(Debug)]
+pub struct Wire {
+    reader: BufReader<UnixStream>,
+}
+
+impl Wire {
+    /// Speaks over this socket.
+    pub fn new(stream: UnixStream) -> Wire {
+        let reader = BufReader::new(stream);
+        Wire { reader }
+    }
+
+    /// The socket.
+    pub fn stream(&self) -> &UnixStream {
+        self.reader.get_ref()
+    }
+
+    /// Sends one message.
+    ///
+    /// # Errors
+    /// As write(2); `EPIPE` when the other side is gone.
+    pub fn send(&mut self, message: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_vec(message)?;
+        line.push(b'\n');
+        Ok(self.reader.get_mut().write_all(&line)?)
+    }
+
+    /// Receives one message, or `None` when the other side has closed.
+    ///
+    /// # Errors
+    /// As read(2), or `EINVAL` when it is not understood.
+    pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let mut line = Vec::new();
+        let read = (&mut self.reader)
+            .take(LONGEST)
+            .read_until(b'\n', &mut line);
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        match line.last() {
+            Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
+            // The other side ended in the middle of a message, or before one.
+            _ if (line.len() as u64) < LONGEST => Ok(None),
+            _ => Err(Error::new(Errno::EMSGSIZE, "a message without end")),
+        }
+    }
+}

@@ -5,7 +5,9 @@
 //! of this crate point one way: `cli` > `daemon` > `control` > `fuse` >
 //! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
 
+pub mod cli;
 pub mod control;
+pub mod daemon;
 pub mod error;
 pub mod export;
 pub mod fuse;

@@ -1,0 +1,49 @@
+//! `export`: a snapshot leaves as an OCI image layout.
+
+use std::path::PathBuf;
+
+use super::output::{Trouble, show};
+use super::place::{Place, absolute};
+use crate::control::{ExportRequest, Request};
+
+/// Write a snapshot as an OCI image layout.
+///
+/// Each layer becomes one tar+zstd layer, the base lowest. podman, skopeo and
+/// `mount --from` read it. Files that are well-known secrets (.netrc, id_rsa,
+/// *.pem, …) are left out and listed.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  harness-fs export built --to /cache/built
+  harness-fs export built --to /cache/built --without-base")]
+pub struct Arguments {
+    /// The snapshot.
+    #[arg(value_name = "SNAPSHOT")]
+    snapshot: String,
+    /// The directory for the layout; created if it is missing.
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+    /// Leave out what the directories held before `mount`.
+    #[arg(long)]
+    without_base: bool,
+    /// Export this secret file all the same (a path, or a name such as .npmrc); may be repeated.
+    #[arg(long, value_name = "PATH")]
+    allow_secret: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// One sentence.
+pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
+    let request = Request::Export(ExportRequest {
+        snapshot: arguments.snapshot,
+        to: absolute(&arguments.to)?,
+        without_base: arguments.without_base,
+        allow_secret: arguments.allow_secret,
+    });
+    show(place.ask(&request)?, arguments.json)
+}

@@ -1,0 +1,45 @@
+//! `group`: steps that are merged together.
+
+use super::output::{Trouble, show};
+use super::place::Place;
+use crate::control::Request;
+
+/// Steps that run at the same time and are merged together.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Say which steps belong together, before any of them runs.
+    ///
+    /// Each is then run with `step run --group`, in any order, at once. When the
+    /// last has ended, all that succeeded are merged in the order declared here:
+    /// the same steps give the same tree, whoever is faster.
+    #[command(after_help = "\
+Example:
+  harness-fs group declare tests unit lint
+  harness-fs step run --group tests unit -- make unit &
+  harness-fs step run --group tests lint -- make lint &
+  wait")]
+    Declare {
+        /// The group.
+        #[arg(value_name = "GROUP")]
+        group: String,
+        /// Its steps, in the order of the merge.
+        #[arg(value_name = "STEP", required = true)]
+        members: Vec<String>,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// One sentence.
+pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
+    let Command::Declare {
+        group,
+        members,
+        json,
+    } = command;
+    show(place.ask(&Request::GroupDeclare { group, members })?, json)
+}

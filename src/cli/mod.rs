@@ -1,0 +1,174 @@
+//! The command line: raw arguments, a checked config, one call, what it says.
+
+mod apply;
+mod debug;
+mod diff;
+mod export;
+mod group;
+mod mount;
+mod output;
+mod place;
+mod policy;
+mod running;
+mod snapshot;
+mod status;
+mod step;
+mod unmount;
+
+use std::ffi::OsString;
+use std::io::Read;
+
+use clap::{Parser, Subcommand};
+
+use crate::daemon;
+use output::Trouble;
+use place::Place;
+
+/// harness-fs failed itself in `step run` or `step exec`, whose other codes are the command's.
+const RUN_FAILED: u8 = 125;
+
+/// A copy-on-write workspace for CI: each step works in a view of its own, and
+/// its changes are merged into the workspace when it succeeds.
+#[derive(Debug, Parser)]
+#[command(
+    name = "harness-fs",
+    version,
+    disable_help_subcommand = true,
+    after_help = EXAMPLES
+)]
+struct CommandLine {
+    #[command(flatten)]
+    place: place::Which,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Example:
+  harness-fs mount --shared-path /root/.m2    # /harness and /root/.m2 become a stage
+  harness-fs step run build -- mvn install    # merged if it succeeds, else as if it never ran
+  harness-fs snapshot create built
+  harness-fs export built --to /tmp/built     # an OCI image layout
+  harness-fs unmount                          # the directories are as they were
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step or snapshot, 4 conflict, \
+5 the daemon is gone. `step run` and `step exec` give the command's own.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Mount(mount::Arguments),
+    Unmount(unmount::Arguments),
+    #[command(subcommand)]
+    Step(step::Command),
+    #[command(subcommand)]
+    Group(group::Command),
+    Diff(diff::Arguments),
+    #[command(subcommand)]
+    Snapshot(snapshot::Command),
+    Export(export::Arguments),
+    Apply(apply::Arguments),
+    Status(status::Arguments),
+    #[command(subcommand)]
+    Debug(debug::Command),
+    #[command(name = daemon::SUPERVISE, hide = true)]
+    Supervise,
+    #[command(name = daemon::SERVE, hide = true)]
+    Serve,
+}
+
+/// Carries out a command line. Returns the exit code.
+pub fn run(arguments: Vec<OsString>) -> u8 {
+    let runs_a_command = runs_a_command(&arguments);
+    let parsed = match CommandLine::try_parse_from(arguments) {
+        Ok(parsed) => parsed,
+        Err(error) => {
+            let code = match (error.use_stderr(), runs_a_command) {
+                (false, _) => 0,
+                (true, false) => 2,
+                (true, true) => RUN_FAILED,
+            };
+            // A reader that has left is no failure.
+            let _ = error.print();
+            return code;
+        }
+    };
+    let result = match parsed.command {
+        Command::Supervise => return daemon_process(daemon::supervise_detached),
+        Command::Serve => return daemon_process(daemon::serve),
+        command => parsed
+            .place
+            .resolve()
+            .and_then(|place| carry_out(command, &place)),
+    };
+    match result {
+        Ok(code) => code,
+        Err(trouble) if runs_a_command => {
+            trouble.tell();
+            match trouble.code {
+                output::CONFLICT_OF_RUN => output::CONFLICT_OF_RUN,
+                _ => RUN_FAILED,
+            }
+        }
+        Err(trouble) => {
+            trouble.tell();
+            trouble.code
+        }
+    }
+}
+
+fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
+    match command {
+        Command::Mount(arguments) => mount::run(arguments, place),
+        Command::Unmount(arguments) => unmount::run(arguments, place),
+        Command::Step(command) => step::run(command, place),
+        Command::Group(command) => group::run(command, place),
+        Command::Diff(arguments) => diff::run(arguments, place),
+        Command::Snapshot(command) => snapshot::run(command, place),
+        Command::Export(arguments) => export::run(arguments, place),
+        Command::Apply(arguments) => apply::run(arguments, place),
+        Command::Status(arguments) => status::run(&arguments, place),
+        Command::Debug(command) => debug::run(command, place),
+        Command::Supervise | Command::Serve => Ok(2),
+    }
+}
+
+/// Whether the exit code is to be that of a command the user gave. Asked also
+/// of command lines that do not parse.
+fn runs_a_command(arguments: &[OsString]) -> bool {
+    let step = arguments.iter().position(|argument| argument == "step");
+    let next = step.and_then(|step| arguments.get(step + 1));
+    next.is_some_and(|next| next == "run" || next == "exec")
+}
+
+/// The parts of the daemon get their config on standard input.
+fn daemon_process(serve: impl Fn(&daemon::Config) -> u8) -> u8 {
+    let mut config = Vec::new();
+    let read = std::io::stdin().read_to_end(&mut config);
+    match read.ok().and_then(|_| serde_json::from_slice(&config).ok()) {
+        Some(config) => serve(&config),
+        None => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_that_run_commands_are_known_unparsed() {
+        let line = |text: &str| text.split(' ').map(OsString::from).collect::<Vec<_>>();
+        assert!(runs_a_command(&line(
+            "harness-fs --stage x step run --what"
+        )));
+        assert!(runs_a_command(&line("harness-fs step exec")));
+        assert!(!runs_a_command(&line("harness-fs step merge a")));
+        assert!(!runs_a_command(&line("harness-fs step")));
+    }
+}

@@ -1,0 +1,216 @@
+//! Which stage is meant.
+
+use std::path::{Component, Path, PathBuf};
+
+use super::output::{Trouble, expect_report};
+use crate::control::{Client, Problem, Reply, Request};
+use crate::export::target;
+
+/// Where stages lie that are known by name.
+const STAGES: &str = "/var/lib/harness-fs";
+
+/// Which stage is meant.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// The stage; there can be several at a time, for different paths.
+    #[arg(
+        long,
+        global = true,
+        value_name = "NAME",
+        env = "HARNESS_FS_STAGE",
+        default_value = "default",
+        help_heading = "Which stage"
+    )]
+    stage: String,
+    /// Where the stage keeps its state, in place of /var/lib/harness-fs/NAME.
+    #[arg(
+        long,
+        global = true,
+        value_name = "DIR",
+        env = "HARNESS_FS_STATE_DIR",
+        help_heading = "Which stage"
+    )]
+    state_dir: Option<PathBuf>,
+}
+
+/// Where a stage is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its state directory, absolute.
+    pub state_dir: PathBuf,
+    /// What messages call it: a name, or the directory. It names its mounts
+    /// too, so no two stages have the same.
+    pub label: String,
+}
+
+impl Which {
+    /// Finds the place.
+    ///
+    /// # Errors
+    /// A name or directory that cannot be one.
+    pub fn resolve(self) -> Result<Place, Trouble> {
+        let Some(given) = self.state_dir else {
+            return named(&self.stage);
+        };
+        let usage = |why: &str| {
+            let text = format!("the state directory '{}' {why}", given.display());
+            Err(Trouble::new(2, text))
+        };
+        if given.as_os_str().is_empty() {
+            return usage("is empty");
+        }
+        if given.to_str().is_none() {
+            return usage("is not UTF-8");
+        }
+        let Ok(absolute) = std::path::absolute(&given) else {
+            return usage("has no absolute form");
+        };
+        if absolute
+            .components()
+            .any(|part| part == Component::ParentDir)
+        {
+            return usage("contains '..'");
+        }
+        // Without `.`, `//` and a slash at the end.
+        let state_dir: PathBuf = absolute.components().collect();
+        if state_dir == Path::new("/") {
+            return usage("is the root");
+        }
+        let name = state_dir.strip_prefix(STAGES).ok();
+        let label = match name.filter(|name| name.components().count() == 1) {
+            Some(name) => name.to_string_lossy().into_owned(),
+            None => state_dir.to_string_lossy().into_owned(),
+        };
+        Ok(Place { state_dir, label })
+    }
+}
+
+fn named(name: &str) -> Result<Place, Trouble> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.starts_with('.') || name.len() > 100 || !name.chars().all(plain) {
+        let text = format!(
+            "'{name}' cannot be the name of a stage: up to 100 letters, digits, '.', '_' and '-', not beginning with '.'"
+        );
+        return Err(Trouble::new(2, text));
+    }
+    Ok(Place {
+        state_dir: Path::new(STAGES).join(name),
+        label: name.to_owned(),
+    })
+}
+
+impl Place {
+    /// Connects to the stage's daemon.
+    ///
+    /// # Errors
+    /// No stage, no daemon.
+    pub fn connect(&self) -> Result<Client, Problem> {
+        Client::connect(&self.state_dir, &self.label)
+    }
+
+    /// Asks the stage's daemon for one thing.
+    ///
+    /// # Errors
+    /// No stage, no daemon, another version.
+    pub fn ask(&self, request: &Request) -> Result<Reply, Problem> {
+        self.connect()?.ask(request)
+    }
+
+    /// The real path of a directory that is to equal the stage's tree. What
+    /// it holds besides is removed, which must be neither the stage itself nor
+    /// what it lies on.
+    ///
+    /// # Errors
+    /// As [`absolute`]; a directory that holds a mapped path or the state.
+    pub fn to_replace(
+        &self,
+        client: &mut Client,
+        dir: &Path,
+        replace: bool,
+    ) -> Result<PathBuf, Trouble> {
+        let usage = |error: crate::error::Error| Trouble::new(2, error.to_string());
+        let real = target::settle(&absolute(dir)?).map_err(usage)?;
+        let (_, status) = expect_report(client.ask(&Request::Status {})?, false)?;
+        let mapped = status["mapped"].as_array().into_iter().flatten();
+        let mapped = mapped.filter_map(|path| path.as_str().map(PathBuf::from));
+        let mapped: Vec<PathBuf> = mapped.collect();
+        let holds = |path: &PathBuf| path.starts_with(&real) && *path != real;
+        let taken = if real.starts_with(&self.state_dir) {
+            Some(self.state_dir.clone())
+        } else {
+            let taken = mapped
+                .iter()
+                .chain([&self.state_dir])
+                .find(|path| holds(path));
+            taken.cloned()
+        };
+        match taken {
+            None if mapped.contains(&real) || replace => Ok(real),
+            None if target::holds_something(&real).map_err(usage)? => Err(Trouble::new(
+                2,
+                format!(
+                    "{} is not empty: with --replace, all that it holds besides the tree is removed",
+                    real.display()
+                ),
+            )),
+            None => Ok(real),
+            Some(path) => Err(Trouble::new(
+                2,
+                format!(
+                    "writing the tree to {} would remove {}, for all else in a directory that it is \
+                     written to is removed: choose another one",
+                    real.display(),
+                    path.display()
+                ),
+            )),
+        }
+    }
+}
+
+/// The absolute form of a path that is sent to the daemon, which is elsewhere.
+///
+/// # Errors
+/// An empty path, or one that is not UTF-8.
+pub fn absolute(path: &Path) -> Result<PathBuf, Trouble> {
+    if path.to_str().is_none() {
+        return Err(Trouble::new(
+            2,
+            format!("'{}' is not UTF-8", path.display()),
+        ));
+    }
+    std::path::absolute(path)
+        .map_err(|error| Trouble::new(2, format!("'{}': {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(stage: &str, state_dir: Option<&str>) -> Result<Place, Trouble> {
+        let arguments = Which {
+            stage: stage.to_owned(),
+            state_dir: state_dir.map(PathBuf::from),
+        };
+        arguments.resolve()
+    }
+
+    #[test]
+    fn one_place_has_one_label() {
+        let default = place("default", None).expect("place");
+        assert_eq!(default.state_dir, Path::new("/var/lib/harness-fs/default"));
+        let same = place("other", Some("/var/lib/./harness-fs//default/")).expect("place");
+        assert_eq!(default, same);
+        let elsewhere = place("default", Some("/x/state")).expect("place");
+        assert_eq!(elsewhere.label, "/x/state");
+    }
+
+    #[test]
+    fn names_that_are_no_directories_are_refused() {
+        for bad in ["", ".", "..", ".x", "a/b", "a b", "ü"] {
+            assert_eq!(place(bad, None).expect_err("refused").code, 2, "{bad}");
+        }
+        for bad in ["", "/", "/x/../y"] {
+            assert_eq!(place("a", Some(bad)).expect_err("refused").code, 2, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Runs a command in a view, as a child of this process.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::Pid;
+
+use super::output::note;
+use crate::control::Ended;
+use crate::error::{Context, Error, Result};
+use crate::stage::{StepView, namespace};
+use crate::sys::process::Process;
+
+/// Signals that are meant for the command.
+const PASSED_ON: [Signal; 6] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+];
+
+/// How long a command may run.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// After this it is told to end.
+    pub timeout: Option<Duration>,
+    /// After this much more it is killed.
+    pub grace: Duration,
+}
+
+/// Runs a command in the view and waits for its end.
+///
+/// Signals to this process go on to the command; what the terminal sends (^C)
+/// reaches the command by itself.
+///
+/// # Errors
+/// What keeps the namespace from being made; the command was not started then.
+pub fn run(view: &StepView, command: &[OsString], limits: Limits) -> Result<Ended> {
+    let child = match start(view, command)? {
+        Ok(child) => child,
+        Err(ended) => return Ok(ended),
+    };
+    // Only now: a child inherits what is blocked. One that has ended meanwhile
+    // is found at the first look; a signal meanwhile ends this process, which
+    // the daemon takes care of.
+    let mut signals = SigSet::empty();
+    PASSED_ON.into_iter().for_each(|signal| signals.add(signal));
+    let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    let ended = wait(child, &signals, limits);
+    before.thread_set_mask()?;
+    ended
+}
+
+/// Starts the command; what it cannot be started for is told as a shell does.
+fn start(view: &StepView, command: &[OsString]) -> Result<std::result::Result<Child, Ended>> {
+    let cwd = std::env::current_dir().ok();
+    let outside = namespace::enter(view)?;
+    let started = prepare(view, command, cwd.as_deref()).spawn();
+    if let Err(error) = outside.leave() {
+        // A process that stays inside would be taken for a part of the step.
+        if let Ok(mut child) = started {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        return Err(error);
+    }
+    Ok(started.map_err(|error| {
+        let name = command.first().map(|name| name.display().to_string());
+        let name = name.unwrap_or_default();
+        let not_found = error.kind() == std::io::ErrorKind::NotFound;
+        if not_found {
+            note(&format!("{name}: command not found"));
+        } else {
+            note(&format!("{name}: {}", Error::from(error)));
+        }
+        Ended {
+            started: false,
+            exit_code: if not_found { 127 } else { 126 },
+            signal: None,
+            timed_out: false,
+        }
+    }))
+}
+
+fn prepare(view: &StepView, command: &[OsString], cwd: Option<&std::path::Path>) -> Command {
+    let (program, arguments) = match command.split_first() {
+        Some((program, arguments)) => (program.as_os_str(), arguments),
+        None => ("".as_ref(), command),
+    };
+    let mut prepared = Command::new(program);
+    prepared.args(arguments).env("HARNESS_FS_STEP", &view.name);
+    if let Some(workspace) = view.mapped.first() {
+        prepared.env("HARNESS_WORKSPACE", workspace);
+        prepared.env("DRONE_WORKSPACE", workspace);
+    }
+    // A shell that is told of another directory than it is in shows that one.
+    let dir = namespace::working_directory(&view.mapped, cwd);
+    if cwd != Some(dir) && std::env::var_os("PWD").is_some() {
+        prepared.env("PWD", dir);
+    }
+    prepared
+}
+
+fn wait(mut child: Child, signals: &SigSet, limits: Limits) -> Result<Ended> {
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(signals, flags).context(|| "signalfd")?;
+    let number = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    let pid = Pid::from_raw(number);
+    // Its end is told by a descriptor, which nobody else can take as a signal
+    // can be taken.
+    let process = Process::open(number)?;
+    let started = Instant::now();
+    let mut told = false;
+    let mut killed = false;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let signal = status.signal();
+            let code = match (status.code(), signal) {
+                (Some(code), _) => code,
+                (None, Some(signal)) => 128 + signal,
+                (None, None) => 1,
+            };
+            return Ok(Ended {
+                started: true,
+                exit_code: u8::try_from(code).unwrap_or(u8::MAX),
+                signal,
+                timed_out: told,
+            });
+        }
+        let deadline = match limits.timeout {
+            Some(timeout) if !told => Some(timeout),
+            Some(timeout) if !killed => Some(timeout.saturating_add(limits.grace)),
+            _ => None,
+        };
+        let left = deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
+        if left == Some(Duration::ZERO) {
+            // Not reaped yet, so the number is still the child's.
+            let signal = if told {
+                Signal::SIGKILL
+            } else {
+                Signal::SIGTERM
+            };
+            let _ = kill(pid, signal);
+            killed = told;
+            told = true;
+            continue;
+        }
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
+        });
+        let mut polled = [
+            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(process.as_fd(), PollFlags::POLLIN),
+        ];
+        let _ = nix::poll::poll(&mut polled, timeout);
+        while let Ok(Some(info)) = signals.read_signal() {
+            let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+            if let Ok(signal) = Signal::try_from(number)
+                && !from_terminal(signal, info.ssi_code)
+            {
+                let _ = kill(pid, signal);
+            }
+        }
+    }
+}
+
+/// Whether the kernel sent it, which for these means: to all in the terminal's
+/// foreground, the command among them (sigaction(2), `SI_KERNEL`).
+fn from_terminal(signal: Signal, code: i32) -> bool {
+    let by_keys = matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP);
+    by_keys && code == libc::SI_KERNEL
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(script: &str, limits: Limits) -> Ended {
+        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        wait(child, &SigSet::empty(), limits).unwrap()
+    }
+
+    #[test]
+    fn ends_are_told_as_shells_do() {
+        let limits = Limits {
+            timeout: Some(Duration::from_millis(100)),
+            grace: Duration::from_millis(50),
+        };
+        let polite = ended("exec sleep 100", limits);
+        assert_eq!(
+            (polite.exit_code, polite.signal, polite.timed_out),
+            (143, Some(15), true)
+        );
+        let stubborn = ended("trap '' TERM; while :; do :; done", limits);
+        assert_eq!((stubborn.exit_code, stubborn.signal), (137, Some(9)));
+        assert!(stubborn.timed_out && !stubborn.success());
+    }
+
+    #[test]
+    fn keys_reach_the_command_without_help() {
+        assert!(from_terminal(Signal::SIGINT, libc::SI_KERNEL));
+        assert!(!from_terminal(Signal::SIGINT, 0));
+        assert!(!from_terminal(Signal::SIGTERM, libc::SI_KERNEL));
+    }
+}

@@ -1,0 +1,47 @@
+//! `step merge`: brings what steps changed into the stage.
+
+use std::time::Duration;
+
+use crate::cli::output::{Trouble, show};
+use crate::cli::place::Place;
+use crate::cli::policy;
+use crate::control::Request;
+use crate::merge::Policy;
+
+/// Merge steps into the stage, all or none, in the order given.
+///
+/// Takes steps that are open, and those that were kept after a conflict or a
+/// failure. On a conflict nothing is merged, the exit code is 4, and the report
+/// says what to add.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  harness-fs step merge build
+  harness-fs step merge unit lint --on-conflict last")]
+pub struct Arguments {
+    /// The steps.
+    #[arg(value_name = "NAME", required = true)]
+    steps: Vec<String>,
+    /// What to do about every path that both sides changed.
+    #[arg(long, value_name = "POLICY", value_parser = policy::parser())]
+    on_conflict: Option<Policy>,
+    /// How long processes left in the steps have to end before they are killed.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
+    grace: Duration,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// One sentence, or the report of the conflicts.
+pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
+    let request = Request::StepMerge {
+        steps: arguments.steps,
+        on_conflict: arguments.on_conflict,
+        grace_ms: policy::millis(arguments.grace),
+    };
+    show(place.ask(&request)?, arguments.json)
+}

@@ -1,0 +1,40 @@
+//! `step`: run something in a view of its own.
+
+mod begin;
+mod discard;
+mod exec;
+mod list;
+mod merge;
+mod run;
+
+use super::output::Trouble;
+use super::place::Place;
+
+/// Run something in a private view of the stage, and merge what it changed.
+///
+/// `run` does it all. `begin`, `exec`, `merge` and `discard` are the same one
+/// at a time, for orchestrators.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    Run(run::Arguments),
+    Begin(begin::Arguments),
+    Exec(exec::Arguments),
+    Merge(merge::Arguments),
+    Discard(discard::Arguments),
+    List(list::Arguments),
+}
+
+/// Carries it out.
+///
+/// # Errors
+/// One sentence.
+pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
+    match command {
+        Command::Run(arguments) => run::run(arguments, place),
+        Command::Begin(arguments) => begin::run(arguments, place),
+        Command::Exec(arguments) => exec::run(&arguments, place),
+        Command::Merge(arguments) => merge::run(arguments, place),
+        Command::Discard(arguments) => discard::run(arguments, place),
+        Command::List(arguments) => list::run(&arguments, place),
+    }
+}

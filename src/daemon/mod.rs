@@ -1,0 +1,109 @@
+//! The process that serves a stage, and the small one that watches over it.
+//!
+//! `harness-fs mount` starts a *supervisor*, which starts the *server*. The
+//! server does everything; the supervisor is in no request's path and has one
+//! duty: when the server dies, nothing may hang and the reason must be known.
+
+mod cleanup;
+mod death;
+mod end;
+mod holder;
+mod lock;
+mod log_file;
+mod ready;
+mod render;
+mod requests;
+mod server;
+mod start;
+mod steps;
+mod supervisor;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::{DIED, SOCKET, STAGE_FILE};
+use crate::error::{Context, Result};
+use crate::stage::Options;
+use crate::sys::at;
+
+pub use cleanup::clean;
+pub use lock::StateLock;
+pub use log_file::files as log_files;
+pub use ready::{Ready, wait as wait_until_ready};
+pub use server::serve;
+pub use supervisor::{supervise, supervise_detached};
+
+/// The hidden subcommand of the supervisor.
+pub const SUPERVISE: &str = "daemon-supervise";
+/// The hidden subcommand of the server.
+pub const SERVE: &str = "daemon-serve";
+/// The log's name in the state directory.
+pub const LOG: &str = "daemon.log";
+
+/// What a daemon is to do; given to it on its standard input.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Config {
+    /// Where the stage's state lies.
+    pub state_dir: PathBuf,
+    /// What messages call the stage; also the source of its mounts.
+    pub label: String,
+    /// A new stage, or one to go on with.
+    pub start: Start,
+    /// Where the log goes: standard error if not to a file.
+    pub log: Option<PathBuf>,
+    /// Processes of the mount itself.
+    pub own_processes: Vec<i32>,
+}
+
+/// How a stage comes to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Start {
+    /// New.
+    New {
+        /// Its options.
+        options: Options,
+        /// Layouts to start from.
+        from: Vec<PathBuf>,
+    },
+    /// From kept state.
+    Resume,
+}
+
+/// What a stage has in its state directory besides the file that makes it one.
+const OWN: [&str; 5] = ["layers", "views", "journal", "objects", "reserve"];
+
+fn remove_own(state_dir: &Path) -> Result<()> {
+    for name in OWN {
+        let path = state_dir.join(name);
+        at::remove_all(nix::fcntl::AT_FDCWD, &path).context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Removes the state of a stage that nobody serves and that is not mounted.
+///
+/// # Errors
+/// What the disk reports.
+pub fn remove_state(state_dir: &Path) -> Result<()> {
+    // First what makes it a stage: half a state must not be resumed.
+    let file = state_dir.join(STAGE_FILE);
+    at::remove_all(nix::fcntl::AT_FDCWD, &file).context(|| file.display().to_string())?;
+    remove_own(state_dir)?;
+    forget_files(state_dir);
+    Ok(())
+}
+
+/// Removes what the daemon itself keeps in a state directory, and the directory
+/// if nothing else is in it: another's file, or a volume, stays.
+fn forget_files(state_dir: &Path) {
+    // With what a death in the middle of a write has left.
+    for name in [SOCKET, lock::FILE, DIED, "died.new", "stage.new"] {
+        let _ = std::fs::remove_file(state_dir.join(name));
+    }
+    for file in log_file::files(&state_dir.join(LOG)) {
+        let _ = std::fs::remove_file(file);
+    }
+    let _ = std::fs::remove_dir(state_dir.join(cleanup::CONNECTIONS_DIR));
+    let _ = std::fs::remove_dir(state_dir);
+}

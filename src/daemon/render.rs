@@ -1,0 +1,369 @@
+//! Reports for people.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::export::{ApplyReport, ExportReport, LeftOut};
+use crate::stage::{
+    Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SnapshotInfo,
+    Status, StepInfo,
+};
+
+/// Adds a line; writing to a string does not fail.
+macro_rules! line {
+    ($text:expr, $($arguments:tt)*) => {{
+        let _ = writeln!($text, $($arguments)*);
+    }};
+}
+
+/// A merge that was done.
+pub fn merged(report: &MergeReport) -> String {
+    let mut text = String::new();
+    for conflict in &report.conflicts {
+        line!(text, "{conflict}");
+    }
+    for note in &report.notes {
+        line!(text, "{note}");
+    }
+    if report.layers.is_empty() && !report.notes.is_empty() {
+        // The notes say so.
+        return text;
+    }
+    if report.layers.is_empty() {
+        line!(text, "merged {}: nothing changed", report.steps.join(", "));
+    } else {
+        line!(
+            text,
+            "merged {}: {}, {} deleted, {}",
+            report.steps.join(", "),
+            count(report.entries, "entry", "entries"),
+            report.whiteouts,
+            bytes(report.bytes)
+        );
+    }
+    text
+}
+
+/// A merge that was not done.
+pub fn conflict(report: &ConflictReport) -> String {
+    format!("{report}\n{}", report.text)
+}
+
+/// What changed, one line each.
+pub fn diff(lines: &[DiffLine]) -> String {
+    let mut text = String::new();
+    for changed in lines {
+        let sign = match changed.change {
+            Change::Added => 'A',
+            Change::Modified => 'M',
+            Change::Metadata => 'm',
+            Change::Deleted => 'D',
+        };
+        line!(text, "{sign} {}", shown(&changed.path));
+    }
+    text
+}
+
+/// The steps that are open or kept.
+pub fn steps(steps: &[StepInfo]) -> String {
+    let rows = steps.iter().map(|step| {
+        let state = match step.state {
+            Phase::Open => "open",
+            Phase::Sealed => "sealed",
+            Phase::Kept => "kept",
+        };
+        let group = step.group.as_ref().map(|group| format!("group {group}"));
+        let more = [group, step.reason.clone()];
+        let more: Vec<String> = more.into_iter().flatten().collect();
+        [
+            step.name.clone(),
+            state.to_owned(),
+            ago(step.started),
+            more.join(", "),
+        ]
+    });
+    table(rows)
+}
+
+/// The snapshots.
+pub fn snapshots(snapshots: &[SnapshotInfo]) -> String {
+    let rows = snapshots.iter().map(|snapshot| {
+        let layers = count(snapshot.layers.len() as u64, "layer", "layers");
+        [snapshot.name.clone(), layers, ago(snapshot.created)]
+    });
+    table(rows)
+}
+
+/// A stage that went back to a snapshot.
+pub fn restored(report: &RestoreReport) -> String {
+    let mut text = String::new();
+    let left = count(report.left.len() as u64, "layer", "layers");
+    line!(
+        text,
+        "the stage is as in snapshot '{}'; {left} left behind",
+        report.name
+    );
+    if !report.stranded.is_empty() {
+        line!(
+            text,
+            "can no longer be merged: {}",
+            report.stranded.join(", ")
+        );
+    }
+    text
+}
+
+/// A snapshot that left.
+pub fn exported(report: &ExportReport) -> String {
+    let mut text = String::new();
+    for layer in &report.layers {
+        let new = if layer.new { "" } else { ", there already" };
+        line!(
+            text,
+            "{}  {}  {}{new}",
+            layer.digest,
+            layer.id,
+            bytes(layer.size)
+        );
+    }
+    left_out(
+        &mut text,
+        "not exported, looks like a secret (--allow-secret exports it)",
+        &report.secrets,
+    );
+    left_out(&mut text, "left out", &report.left_out);
+    let base = if report.base_included {
+        ""
+    } else {
+        ", without the base"
+    };
+    line!(
+        text,
+        "exported '{}' as {}: {}, {} new{base}",
+        report.name,
+        report.manifest,
+        bytes(report.size),
+        bytes(report.new_bytes)
+    );
+    text
+}
+
+/// A directory that was written.
+pub fn applied(report: &ApplyReport) -> String {
+    let mut text = String::new();
+    left_out(&mut text, "not kept", &report.not_kept);
+    for path in &report.not_written {
+        line!(text, "not written, a shared path: {}", shown(path));
+    }
+    line!(
+        text,
+        "applied: {} written, {} removed, {} as they were",
+        report.written,
+        report.removed,
+        report.unchanged
+    );
+    text
+}
+
+fn left_out(text: &mut String, what: &str, list: &[LeftOut]) {
+    for left in list {
+        line!(text, "{what}: {} ({})", shown(&left.path), left.why);
+    }
+}
+
+/// A stage that has ended.
+pub fn ended(report: &EndReport) -> String {
+    let mut text = String::new();
+    for problem in &report.problems {
+        line!(text, "{problem}");
+    }
+    if report.kept_state {
+        line!(
+            text,
+            "unmounted; the state is kept, `harness-fs mount --resume` brings it back"
+        );
+        if !report.kept_steps.is_empty() {
+            line!(text, "kept steps: {}", report.kept_steps.join(", "));
+        }
+        return text;
+    }
+    let layers = count(report.discarded_layers.len() as u64, "layer", "layers");
+    line!(text, "unmounted; discarded {layers}");
+    if !report.discarded_steps.is_empty() {
+        line!(
+            text,
+            "discarded steps: {}",
+            report.discarded_steps.join(", ")
+        );
+    }
+    if !report.discarded_snapshots.is_empty() {
+        line!(
+            text,
+            "discarded snapshots: {}",
+            report.discarded_snapshots.join(", ")
+        );
+    }
+    text
+}
+
+/// All there is to tell of a stage that serves for `uptime` seconds.
+pub fn status(status: &Status, uptime: u64) -> String {
+    let mut text = String::new();
+    let mapped: Vec<String> = status.mapped.iter().map(|path| shown(path)).collect();
+    line!(
+        text,
+        "stage    {} (state in {})",
+        status.stage,
+        shown(&status.state_dir)
+    );
+    line!(
+        text,
+        "daemon   harness-fs {}, pid {}, up {}",
+        status.version,
+        status.pid,
+        humantime::format_duration(Duration::from_secs(uptime))
+    );
+    line!(text, "mapped   {}", mapped.join(", "));
+    for note in &status.notes {
+        line!(text, "note     {note}");
+    }
+    section(&mut text, "views", views(status));
+    section(&mut text, "steps", steps(&status.steps));
+    section(&mut text, "groups", groups(status));
+    section(&mut text, "layers", layers(status));
+    section(&mut text, "snapshots", snapshots(&status.snapshots));
+    text
+}
+
+fn section(text: &mut String, title: &str, body: String) {
+    if !body.is_empty() {
+        line!(text, "{title}");
+        for row in body.lines() {
+            line!(text, "  {row}");
+        }
+    }
+}
+
+fn views(status: &Status) -> String {
+    let rows = status.views.iter().map(|view| {
+        let requests = count(view.requests.values().sum(), "request", "requests");
+        let oldest = view.oldest_request_ms;
+        let oldest = oldest.map(|ms| format!("oldest in flight for {ms} ms"));
+        [
+            view.name.clone(),
+            view.transport.clone().unwrap_or_default(),
+            requests,
+            oldest.unwrap_or_default(),
+        ]
+    });
+    table(rows)
+}
+
+fn groups(status: &Status) -> String {
+    let rows = status.groups.iter().map(|(name, group)| {
+        let member = |member: &String| match group.ended.contains_key(member) {
+            true => format!("{member} (ended)"),
+            false => member.clone(),
+        };
+        let members: Vec<String> = group.members.iter().map(member).collect();
+        [name.clone(), members.join(", ")]
+    });
+    table(rows)
+}
+
+fn layers(status: &Status) -> String {
+    let rows = status.layers.iter().map(|layer| {
+        let aside = if layer.in_stack {
+            ""
+        } else {
+            "not in the tree"
+        };
+        [
+            layer.id.clone(),
+            count(layer.entries, "entry", "entries"),
+            format!("{} deleted", layer.whiteouts),
+            bytes(layer.bytes),
+            aside.to_owned(),
+        ]
+    });
+    table(rows)
+}
+
+/// Lines up columns.
+fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
+    let rows: Vec<[String; N]> = rows.collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(widths);
+        let padded: Vec<String> = cells
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
+        line!(text, "{}", padded.join("  ").trim_end());
+    }
+    text
+}
+
+/// A path on one line, whatever is in it.
+fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    if text.chars().any(char::is_control) {
+        text.escape_debug().to_string()
+    } else {
+        text.into_owned()
+    }
+}
+
+fn count(number: u64, one: &str, more: &str) -> String {
+    let noun = if number == 1 { one } else { more };
+    format!("{number} {noun}")
+}
+
+fn bytes(number: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if number < 1024 {
+        return format!("{number} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let mut value = number as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+fn ago(moment: u64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.map_or(0, |now| now.as_secs());
+    let ago = Duration::from_secs(now.saturating_sub(moment));
+    format!("{} ago", humantime::format_duration(ago))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up_and_sizes_are_short() {
+        let rows = [["a", "bb"], ["ccc", ""]].map(|row| row.map(str::to_owned));
+        assert_eq!(table(rows.into_iter()), "a    bb\nccc\n");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(3 << 30), "3.0 GiB");
+        assert_eq!(count(1, "entry", "entries"), "1 entry");
+        assert_eq!(shown(Path::new("/a\nb")), "/a\\nb");
+    }
+
+    #[test]
+    fn a_merge_of_nothing_says_so() {
+        let report = MergeReport {
+            steps: vec!["a".to_owned()],
+            ..MergeReport::default()
+        };
+        assert_eq!(merged(&report), "merged a: nothing changed\n");
+    }
+}

@@ -1,0 +1,300 @@
+//! Requests from the socket, carried out on the stage.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::holder::{Holder, Lease};
+use super::steps::Steps;
+use super::{StateLock, end, render};
+use crate::control::{
+    Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, VERSION,
+};
+use crate::error::Error;
+use crate::export::{self, ExportOptions};
+use crate::stage::{Failure, Stage};
+
+/// How long requests in flight may take once `unmount` was asked for.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(600);
+/// How long processes in steps may take then.
+const UNMOUNT_GRACE: Duration = Duration::from_secs(10);
+
+/// Carries out requests on one stage.
+pub struct Requests {
+    /// The stage, until it ends.
+    pub stage: Holder<Stage>,
+    /// Its mapped paths.
+    pub mapped: Vec<PathBuf>,
+    /// The steps that processes may be in.
+    pub steps: Steps,
+    /// The process that watches over this one.
+    pub supervisor: i32,
+    started: Instant,
+    ending: AtomicBool,
+    /// The exit code, once `unmount` has ended the stage.
+    ended: Mutex<Option<u8>>,
+    _lock: StateLock,
+}
+
+/// The exit code for a failure.
+pub fn code_of(failure: &Failure) -> u8 {
+    match failure {
+        Failure::Failed(_) => 1,
+        Failure::Usage(_) => 2,
+        Failure::NotFound(_) => 3,
+        Failure::Conflict(_) => 4,
+    }
+}
+
+/// A failure as a reply.
+pub fn refusal(failure: &Failure) -> Reply {
+    let (message, data) = match failure {
+        Failure::Conflict(report) => (render::conflict(report), json!(report)),
+        other => (other.to_string(), Value::Null),
+    };
+    if let Failure::Failed(error) = failure {
+        log::log!(error.level().min(log::Level::Info), "{error}");
+    }
+    let code = code_of(failure);
+    Reply::Failure {
+        code,
+        message,
+        data,
+    }
+}
+
+impl Requests {
+    /// Serves this stage; `lock` is held until it ends.
+    pub fn new(stage: Stage, mapped: Vec<PathBuf>, lock: StateLock, supervisor: i32) -> Requests {
+        Requests {
+            stage: Holder::new(stage),
+            mapped,
+            steps: Steps::default(),
+            supervisor,
+            started: Instant::now(),
+            ending: AtomicBool::new(false),
+            ended: Mutex::new(None),
+            _lock: lock,
+        }
+    }
+
+    /// The stage, for one request.
+    ///
+    /// # Errors
+    /// One sentence once the stage is ending.
+    pub fn stage(&self) -> Result<Lease<'_, Stage>, Failure> {
+        let lease = self.stage.lend();
+        lease.ok_or_else(|| {
+            Failure::Failed(Error::new(Errno::ESHUTDOWN, "the stage is being unmounted"))
+        })
+    }
+
+    /// The mount points of views that steps have processes in.
+    pub fn views(&self) -> Vec<PathBuf> {
+        self.steps.views()
+    }
+
+    /// Claims the end for the caller; false if somebody else has it.
+    pub fn start_ending(&self) -> bool {
+        !self.ending.swap(true, Ordering::AcqRel)
+    }
+
+    /// Gives the end back.
+    pub fn stop_ending(&self) {
+        self.ending.store(false, Ordering::Release);
+    }
+
+    /// The exit code if `unmount` has ended the stage.
+    pub fn ended(&self) -> Option<u8> {
+        *self.ended.lock()
+    }
+
+    /// From here on commands find no daemon, not a dead one.
+    pub fn remove_socket(&self, state_dir: &Path) {
+        let _ = std::fs::remove_file(state_dir.join(SOCKET));
+    }
+
+    /// What lies inside the stage cannot be written to from outside of it: the
+    /// copy would become part of what is copied.
+    fn outside(&self, dir: &Path) -> Result<(), Failure> {
+        let real = dir
+            .ancestors()
+            .find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)))
+            .and_then(|(there, real)| Some(real.join(dir.strip_prefix(there).ok()?)));
+        let real = real.unwrap_or_else(|| dir.to_path_buf());
+        match self.mapped.iter().find(|mapped| real.starts_with(mapped)) {
+            None => Ok(()),
+            Some(mapped) => Err(Failure::Usage(format!(
+                "{} lies inside the mapped path {}: choose a directory outside of the stage",
+                dir.display(),
+                mapped.display()
+            ))),
+        }
+    }
+
+    fn carry_out(&self, request: Request, connection: &mut Connection) -> Result<Reply, Failure> {
+        match request {
+            Request::Status {} => self.status(),
+            Request::Unmount { keep_state, apply } => self.unmount(keep_state, apply, connection),
+            Request::StepRun(run) => super::steps::run(self, run, connection),
+            Request::StepExec { step } => super::steps::exec(self, &step, connection),
+            Request::StepEnded(_) => {
+                let text = "no command is running on this connection".to_owned();
+                Err(Failure::Usage(text))
+            }
+            Request::StepBegin { step } => super::steps::begin(self, &step),
+            Request::StepMerge {
+                steps,
+                on_conflict,
+                grace_ms,
+            } => {
+                let grace = Duration::from_millis(grace_ms);
+                super::steps::merge(self, &steps, on_conflict, grace)
+            }
+            Request::StepDiscard { step, grace_ms } => {
+                super::steps::discard(self, &step, Duration::from_millis(grace_ms))
+            }
+            Request::StepList {} => {
+                let steps = self.stage()?.steps();
+                Ok(Reply::report(render::steps(&steps), &steps))
+            }
+            Request::GroupDeclare { group, members } => {
+                self.stage()?.declare_group(&group, &members)?;
+                Ok(Reply::done())
+            }
+            Request::Diff { of } => {
+                let lines = self.stage()?.diff(of.as_deref())?;
+                Ok(Reply::report(render::diff(&lines), &lines))
+            }
+            other => self.snapshot(other),
+        }
+    }
+
+    fn snapshot(&self, request: Request) -> Result<Reply, Failure> {
+        let stage = self.stage()?;
+        match request {
+            Request::SnapshotCreate { name } => {
+                let made = stage.snapshot_create(&name)?;
+                Ok(Reply::report("", &made))
+            }
+            Request::SnapshotList {} => {
+                let list = stage.snapshot_list();
+                Ok(Reply::report(render::snapshots(&list), &list))
+            }
+            Request::SnapshotRm { name } => {
+                stage.snapshot_rm(&name)?;
+                Ok(Reply::done())
+            }
+            Request::SnapshotRestore { name } => {
+                let report = stage.snapshot_restore(&name)?;
+                Ok(Reply::report(render::restored(&report), &report))
+            }
+            Request::Export(request) => self.export(&stage, request),
+            Request::Apply { dir, all } => self.apply(&stage, &dir, all),
+            _ => Err(Failure::Usage("no such request".to_owned())),
+        }
+    }
+
+    fn export(&self, stage: &Stage, request: ExportRequest) -> Result<Reply, Failure> {
+        self.outside(&request.to)?;
+        let (stack, _) = stage.stack_of_snapshot(&request.snapshot)?;
+        let own_base = stage.own_base();
+        let options = ExportOptions {
+            name: request.snapshot,
+            with_base: !request.without_base,
+            allow_secret: request.allow_secret,
+        };
+        let report = export::export(&stack, own_base, &self.mapped, &request.to, options)?;
+        Ok(Reply::report(render::exported(&report), &report))
+    }
+
+    fn apply(&self, stage: &Stage, dir: &Path, all: bool) -> Result<Reply, Failure> {
+        self.outside(dir)?;
+        let stack = stage.current_stack()?;
+        let report = if all {
+            export::apply_all(&stack, &self.mapped, dir)?
+        } else {
+            export::apply(&stack, &self.mapped, dir)?
+        };
+        Ok(Reply::report(render::applied(&report), &report))
+    }
+
+    fn status(&self) -> Result<Reply, Failure> {
+        let status = self.stage()?.status();
+        let uptime = self.started.elapsed().as_secs();
+        let mut data = serde_json::to_value(&status).map_err(Error::from)?;
+        if let Value::Object(fields) = &mut data {
+            let daemon = json!({
+                "pid": nix::unistd::getpid().as_raw(),
+                "supervisor": self.supervisor,
+                "version": VERSION,
+                "protocol": PROTOCOL,
+                "uptime_seconds": uptime,
+            });
+            fields.insert("daemon".to_owned(), daemon);
+        }
+        let text = render::status(&status, uptime);
+        Ok(Reply::Report { text, data })
+    }
+
+    fn unmount(
+        &self,
+        keep_state: bool,
+        apply: Option<PathBuf>,
+        connection: &mut Connection,
+    ) -> Result<Reply, Failure> {
+        // Into the stage's own directories it can only be written when they
+        // are no longer covered.
+        let mut inside = None;
+        let mut applied = None;
+        match apply {
+            Some(dir) if self.outside(&dir).is_err() => inside = Some(dir),
+            Some(dir) => {
+                let stack = self.stage()?.current_stack()?;
+                applied = Some(export::apply(&stack, &self.mapped, &dir)?);
+            }
+            None => {}
+        }
+        let how = end::How {
+            keep_state,
+            apply: inside,
+            grace: UNMOUNT_GRACE,
+            patience: UNMOUNT_PATIENCE,
+        };
+        match end::end(self, how) {
+            Ok((report, late)) => {
+                *self.ended.lock() = Some(0);
+                let applied = applied.or(late);
+                let mut text = applied.as_ref().map(render::applied).unwrap_or_default();
+                text.push_str(&render::ended(&report));
+                let data = json!({ "ended": report, "applied": applied });
+                let _ = connection.send(&Reply::Report { text, data });
+            }
+            Err(end::NotEnded::ByOther) => {
+                let text = "the stage is being unmounted already";
+                return Err(Error::new(Errno::EALREADY, text).into());
+            }
+            Err(end::NotEnded::Failed(failure)) => {
+                if self.stage.lend().is_some() {
+                    return Err(failure);
+                }
+                *self.ended.lock() = Some(1);
+                let _ = connection.send(&refusal(&failure));
+            }
+        }
+        // Wakes the thread that waits for signals; it finds the stage ended.
+        let _ = nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGTERM);
+        Ok(Reply::done())
+    }
+}
+
+impl Handler for Requests {
+    fn handle(&self, request: Request, connection: &mut Connection) -> Reply {
+        self.carry_out(request, connection)
+            .unwrap_or_else(|failure| refusal(&failure))
+    }
+}

@@ -1,0 +1,157 @@
+//! The server: serves one stage from its mount to its end.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::stat::Mode;
+
+use super::death::{self, START_FAILED};
+use super::requests::{Requests, code_of};
+use super::{Config, Ready, StateLock, end, lock, log_file, start};
+use crate::control::{Handler, SOCKET, Server};
+use crate::error::{Context, Result};
+use crate::stage::Failure;
+
+/// How long the processes of steps may take to end after SIGTERM; the whole
+/// end has ten seconds.
+const SIGNAL_GRACE: Duration = Duration::from_secs(2);
+/// How long requests in flight may take then.
+const SIGNAL_PATIENCE: Duration = Duration::from_secs(4);
+
+/// Mounts the stage, says so on standard output, and serves it until a signal
+/// or `unmount` ends it. Returns the exit code.
+pub fn serve(config: &Config) -> u8 {
+    let _ = nix::sys::prctl::set_name(c"harness-fs");
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGTERM);
+    let supervisor = nix::unistd::getppid();
+    let _ = std::env::set_current_dir("/");
+    // Modes come from the requests.
+    nix::sys::stat::umask(Mode::empty());
+    log_file::start(config.log.as_deref());
+    let mut signals = SigSet::empty();
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGINT);
+    // Before there are threads, so that all inherit it.
+    let blocked = signals.thread_block();
+    let out = std::io::stdout().as_fd().try_clone_to_owned();
+    let (Ok(()), Ok(out)) = (blocked, out) else {
+        return 1;
+    };
+    let mut out = File::from(out);
+    match open(config, supervisor.as_raw()) {
+        Ok((requests, server, ready)) => {
+            log::info!("serving the stage '{}'", config.label);
+            ready.say(&mut out);
+            drop(out);
+            close_stdout();
+            // Had the supervisor died before the request for its death signal, nobody would tell.
+            if nix::unistd::getppid() != supervisor {
+                let _ = nix::sys::signal::raise(Signal::SIGTERM);
+            }
+            run(config, &requests, server, &signals)
+        }
+        Err(failure) => {
+            log::error!("not started: {failure}");
+            let code = code_of(&failure);
+            let message = failure.to_string();
+            Ready::No { code, message }.say(&mut out);
+            START_FAILED + code
+        }
+    }
+}
+
+fn open(config: &Config, supervisor: i32) -> Result<(Arc<Requests>, Server, Ready), Failure> {
+    let path = config.state_dir.join(lock::FILE);
+    let mut options = OpenOptions::new();
+    let file = options
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path);
+    drop(file.context(|| path.display().to_string())?);
+    let lock = StateLock::take(&path, &config.state_dir)?;
+    let started = start::start(config)?;
+    let ready = Ready::Yes {
+        mapped: started.mapped.clone(),
+        notes: started.notes.clone(),
+        pid: nix::unistd::getpid().as_raw(),
+    };
+    let requests = Arc::new(Requests::new(
+        started.stage,
+        started.mapped,
+        lock,
+        supervisor,
+    ));
+    match Server::listen(&config.state_dir.join(SOCKET), supervisor) {
+        Ok(server) => Ok((requests, server, ready)),
+        Err(error) => {
+            let keep = matches!(config.start, super::Start::Resume);
+            let how = end::How {
+                keep_state: keep,
+                ..end::How::default()
+            };
+            let _ = end::end(&requests, how);
+            Err(error.into())
+        }
+    }
+}
+
+/// Nobody reads what is printed from here on.
+fn close_stdout() {
+    let _ = std::io::stdout().flush();
+    if let Ok(null) = OpenOptions::new().write(true).open("/dev/null") {
+        let _ = nix::unistd::dup2_stdout(null);
+    }
+}
+
+/// The stage was ended cleanly, but nobody asked for that: the next command says why.
+fn without_supervisor(config: &Config) -> u8 {
+    let reason = "has ended because its supervisor was killed";
+    if let Err(error) = death::write(&config.state_dir, reason) {
+        log::error!("{error}");
+    }
+    1
+}
+
+fn run(config: &Config, requests: &Arc<Requests>, server: Server, signals: &SigSet) -> u8 {
+    let handler: Arc<dyn Handler> = Arc::clone(requests) as Arc<dyn Handler>;
+    let control = std::thread::Builder::new().name("accept".to_owned());
+    if let Err(error) = control.spawn(move || server.serve(&handler)) {
+        log::error!("no thread for the socket: {error}");
+        return 1;
+    }
+    loop {
+        // `unmount` raises SIGTERM too, after it has answered.
+        let signal = signals.wait();
+        if let Some(code) = requests.ended() {
+            return code;
+        }
+        match signal {
+            Ok(signal) => log::info!("{}: ending, the state is kept", signal.as_str()),
+            Err(errno) => log::warn!("wait for a signal: {errno}"),
+        }
+        let how = end::How {
+            keep_state: true,
+            apply: None,
+            grace: SIGNAL_GRACE,
+            patience: SIGNAL_PATIENCE,
+        };
+        let orphaned = nix::unistd::getppid().as_raw() != requests.supervisor;
+        match end::end(requests, how) {
+            Ok(_) if orphaned => return without_supervisor(config),
+            Ok(_) => return 0,
+            // An `unmount` is at it already and will raise the signal again.
+            Err(end::NotEnded::ByOther) => {}
+            Err(end::NotEnded::Failed(failure)) => {
+                log::error!("cannot end cleanly: {failure}");
+                return 1;
+            }
+        }
+    }
+}

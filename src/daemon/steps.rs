@@ -1,0 +1,423 @@
+//! Steps that have processes: who runs in them, and what becomes of them.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::render;
+use super::requests::Requests;
+use crate::control::{
+    Connection, Ended, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
+};
+use crate::error::Error;
+use crate::merge::Policy;
+use crate::stage::survivors::{self, Survivor};
+use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Stage};
+
+/// The open steps that this daemon knows of.
+#[derive(Debug, Default)]
+pub struct Steps {
+    open: Mutex<BTreeMap<String, Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    view: PathBuf,
+    /// A `step run` has it, in a group or not.
+    run: Option<Option<String>>,
+    /// Commands of `step exec` that are running.
+    execs: usize,
+}
+
+impl Steps {
+    /// The mount points of their views.
+    pub fn views(&self) -> Vec<PathBuf> {
+        let open = self.open.lock();
+        open.values().map(|step| step.view.clone()).collect()
+    }
+
+    fn add(&self, step: &str, view: PathBuf, run: Option<Option<String>>) {
+        let open = Open {
+            view,
+            run,
+            execs: 0,
+        };
+        self.open.lock().insert(step.to_owned(), open);
+    }
+
+    fn remove(&self, step: &str) {
+        self.open.lock().remove(step);
+    }
+
+    /// Other steps that run and are in no common group.
+    fn beside(&self, step: &str, group: Option<&String>) -> Vec<String> {
+        let open = self.open.lock();
+        let apart = |run: &Option<Option<String>>| match run {
+            Some(other) => group.is_none() || other.as_ref() != group,
+            None => false,
+        };
+        open.iter()
+            .filter(|(name, other)| *name != step && apart(&other.run))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// The view of a step whose command nobody is running; `None` if it has no
+    /// view (any more).
+    fn idle(&self, step: &str, exec_too: bool) -> Result<Option<PathBuf>, Failure> {
+        let open = self.open.lock();
+        let Some(known) = open.get(step) else {
+            return Ok(None);
+        };
+        if known.run.is_some() || (exec_too && known.execs > 0) {
+            let text = format!("step '{step}' is still running");
+            return Err(Error::new(Errno::EBUSY, text).into());
+        }
+        Ok(Some(known.view.clone()))
+    }
+}
+
+/// A view for a command that the client runs; when it has ended, or the client
+/// is gone, the step comes to its end.
+pub fn run(
+    requests: &Requests,
+    run: RunRequest,
+    connection: &mut Connection,
+) -> Result<Reply, Failure> {
+    let view = {
+        let stage = requests.stage()?;
+        if let Some(group) = &run.group {
+            stage.check_member(group, &run.step)?;
+        }
+        stage.begin(&run.step)?
+    };
+    let others = requests.steps.beside(&run.step, run.group.as_ref());
+    let mount = view.mount.clone();
+    let steps = &requests.steps;
+    steps.add(&run.step, mount.clone(), Some(run.group.clone()));
+    let ended = match connection.turn(&Reply::Entered { view, others }) {
+        Some(Request::StepEnded(ended)) => Some(ended),
+        Some(_) | None => {
+            log::warn!("step '{}': its command line is gone", run.step);
+            None
+        }
+    };
+    let result = finish(requests, &run, ended.as_ref(), &mount);
+    steps.remove(&run.step);
+    Ok(Reply::StepDone(result?))
+}
+
+fn finish(
+    requests: &Requests,
+    run: &RunRequest,
+    ended: Option<&Ended>,
+    mount: &Path,
+) -> Result<StepResult, Failure> {
+    let grace = Duration::from_millis(run.grace_ms);
+    let survivors = survivors::end(mount, grace);
+    let stage = requests.stage()?;
+    let mut end = RunEnd {
+        stage: &stage,
+        run,
+        exit: ended.map_or(125, |ended| i32::from(ended.exit_code)),
+        result: StepResult {
+            outcome: Outcome::Failed,
+            text: String::new(),
+            conflicts: Value::Array(Vec::new()),
+            survivors: Vec::new(),
+            layer: None,
+            waiting_for: Vec::new(),
+        },
+    };
+    match survivors {
+        Ok(survivors) => end.result.survivors = survivors,
+        Err(error) => {
+            // What they still write must not be merged. Sealing takes the view
+            // from them, and what there is can be looked at.
+            end.failed(OnFailure::Keep, &error.to_string())?;
+            return Ok(end.result);
+        }
+    }
+    match ended {
+        Some(ended) if ended.success() => end.succeeded(None)?,
+        Some(ended) if !ended.started => {
+            end.failed(OnFailure::Discard, "its command could not be started")?;
+        }
+        _ => end.failed(run.on_failure, &reason(ended))?,
+    }
+    Ok(end.result)
+}
+
+/// Why a step failed, in a few words.
+fn reason(ended: Option<&Ended>) -> String {
+    match ended {
+        None => "its command line was killed".to_owned(),
+        Some(ended) if ended.timed_out => "it took too long".to_owned(),
+        Some(Ended {
+            signal: Some(signal),
+            ..
+        }) => format!("ended by signal {signal}"),
+        Some(ended) => format!("exit code {}", ended.exit_code),
+    }
+}
+
+/// The end of a step that was run.
+struct RunEnd<'a> {
+    stage: &'a Stage,
+    run: &'a RunRequest,
+    exit: i32,
+    result: StepResult,
+}
+
+impl RunEnd<'_> {
+    /// Merges it, alone or with its group; a step that failed is merged with
+    /// what is said of failures.
+    fn succeeded(&mut self, failed: Option<OnFailure>) -> Result<(), Failure> {
+        let step = &self.run.step;
+        let merged = match &self.run.group {
+            None => {
+                let steps = std::slice::from_ref(step);
+                self.stage.merge(steps, self.run.on_conflict).map(Some)
+            }
+            Some(group) => self.member_ended(group, failed),
+        };
+        match merged {
+            Ok(Some(report)) => {
+                self.result.outcome = Outcome::Merged;
+                self.result.layer = report.layers.first().cloned();
+                self.add(&render::merged(&report));
+                self.result.conflicts = json!(report.conflicts);
+            }
+            Ok(None) => {
+                self.result.outcome = Outcome::WaitingForGroup;
+                self.layer();
+            }
+            Err(Failure::Conflict(report)) => {
+                self.result.outcome = Outcome::Conflict;
+                self.conflict(&report);
+                self.layer();
+            }
+            Err(failure) => return Err(failure),
+        }
+        Ok(())
+    }
+
+    /// Does with it what is to be done with failures.
+    fn failed(&mut self, on_failure: OnFailure, reason: &str) -> Result<(), Failure> {
+        let step = &self.run.step;
+        match on_failure {
+            OnFailure::Merge => return self.succeeded(Some(on_failure)),
+            OnFailure::Keep => {
+                self.result.outcome = Outcome::Kept;
+                self.add(&format!(
+                    "the step failed ({reason}); the stage is unchanged and the step's changes are kept: \
+                     `harness-fs diff {step}` lists them, `step merge {step}` or `step discard {step}` decides"
+                ));
+            }
+            OnFailure::Discard => {
+                self.result.outcome = Outcome::Discarded;
+                self.add(&format!(
+                    "the step failed ({reason}); its changes are discarded"
+                ));
+            }
+        }
+        if let Some(group) = &self.run.group {
+            match self.member_ended(group, Some(on_failure)) {
+                Ok(Some(report)) => {
+                    self.add(&render::merged(&report));
+                    self.result.conflicts = json!(report.conflicts);
+                }
+                Ok(None) => {}
+                Err(Failure::Conflict(report)) => self.conflict(&report),
+                Err(failure) => return Err(failure),
+            }
+        } else if on_failure == OnFailure::Keep {
+            self.stage.record_exit(step, self.exit)?;
+            self.stage.keep(step, reason)?;
+        } else {
+            self.stage.discard(step)?;
+        }
+        self.layer();
+        Ok(())
+    }
+
+    /// Tells the group; the last member to end gets the merge of all.
+    fn member_ended(
+        &mut self,
+        group: &str,
+        failed: Option<OnFailure>,
+    ) -> Result<Option<MergeReport>, Failure> {
+        let outcome = match failed {
+            None => MemberOutcome::Succeeded,
+            Some(on_failure) => MemberOutcome::Failed {
+                exit: self.exit,
+                on_failure: on_failure.into(),
+            },
+        };
+        let policy = self.run.on_conflict;
+        let merged = self
+            .stage
+            .group_member_ended(group, &self.run.step, outcome, policy)?;
+        if merged.is_none() {
+            let groups = self.stage.status().groups;
+            let waiting = groups.get(group).map(|group| {
+                let still = |member: &&String| !group.ended.contains_key(*member);
+                group.members.iter().filter(still).cloned().collect()
+            });
+            self.result.waiting_for = waiting.unwrap_or_default();
+            let waiting = self.result.waiting_for.join(", ");
+            self.add(&format!("group '{group}' is waiting for {waiting}"));
+        }
+        Ok(merged)
+    }
+
+    fn conflict(&mut self, report: &ConflictReport) {
+        self.add(&render::conflict(report));
+        self.result.conflicts = json!(report.conflicts);
+    }
+
+    /// Looks up the step's layer, if it still has one.
+    fn layer(&mut self) {
+        let steps = self.stage.steps();
+        let mut known = steps
+            .into_iter()
+            .filter(|known| known.name == self.run.step);
+        self.result.layer = known.next().and_then(|known| known.layer);
+    }
+
+    fn add(&mut self, text: &str) {
+        if !self.result.text.is_empty() && !text.is_empty() {
+            self.result.text.push('\n');
+        }
+        self.result.text.push_str(text.trim_end());
+    }
+}
+
+/// Opens a step that others run commands in.
+pub fn begin(requests: &Requests, step: &str) -> Result<Reply, Failure> {
+    let view = requests.stage()?.begin(step)?;
+    requests.steps.add(step, view.mount.clone(), None);
+    Ok(Reply::report("", &view))
+}
+
+/// The view of an open step, for one more command; the connection stays with
+/// the command until it has ended.
+pub fn exec(
+    requests: &Requests,
+    step: &str,
+    connection: &mut Connection,
+) -> Result<Reply, Failure> {
+    let view = requests.stage()?.view_of(step)?;
+    let count = |change: isize| {
+        if let Some(open) = requests.steps.open.lock().get_mut(step) {
+            open.execs = open.execs.saturating_add_signed(change);
+        }
+    };
+    count(1);
+    let entered = Reply::Entered {
+        view,
+        others: Vec::new(),
+    };
+    connection.turn(&entered);
+    count(-1);
+    Ok(Reply::done())
+}
+
+/// Ends what is left in the steps and merges them, all or none.
+pub fn merge(
+    requests: &Requests,
+    steps: &[String],
+    on_conflict: Option<Policy>,
+    grace: Duration,
+) -> Result<Reply, Failure> {
+    let stage = requests.stage()?;
+    let mut views = Vec::new();
+    for step in steps {
+        views.extend(requests.steps.idle(step, true)?);
+    }
+    let ended = end_in(&views, grace)?;
+    let merged = stage.merge(steps, on_conflict);
+    if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
+        steps.iter().for_each(|step| requests.steps.remove(step));
+    }
+    let report = merged?;
+    let text = render::merged(&report);
+    let mut data = serde_json::to_value(&report).map_err(Error::from)?;
+    if let Value::Object(fields) = &mut data {
+        fields.insert("survivors".to_owned(), json!(ended));
+    }
+    let text = with_survivors(&ended, &text);
+    Ok(Reply::Report { text, data })
+}
+
+/// Ends what is left in a step and forgets it.
+pub fn discard(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
+    let stage = requests.stage()?;
+    let views: Vec<PathBuf> = requests.steps.idle(step, false)?.into_iter().collect();
+    let ended = end_in(&views, grace)?;
+    stage.discard(step)?;
+    requests.steps.remove(step);
+    let text = with_survivors(&ended, "");
+    Ok(Reply::report(text, &json!({ "survivors": ended })))
+}
+
+fn end_in(views: &[PathBuf], grace: Duration) -> Result<Vec<Survivor>, Failure> {
+    let mut ended = Vec::new();
+    for view in views {
+        ended.extend(survivors::end(view, grace)?);
+    }
+    Ok(ended)
+}
+
+fn with_survivors(survivors: &[Survivor], text: &str) -> String {
+    match survivors::sentence(survivors) {
+        Some(sentence) => format!("{sentence}\n{text}"),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_steps_that_race_are_beside() {
+        let steps = Steps::default();
+        steps.add("a", "/a".into(), Some(Some("g".to_owned())));
+        steps.add("b", "/b".into(), Some(None));
+        steps.add("c", "/c".into(), None);
+        let group = "g".to_owned();
+        assert_eq!(steps.beside("x", Some(&group)), ["b"]);
+        assert_eq!(steps.beside("b", None), ["a"]);
+        assert_eq!(steps.beside("x", None), ["a", "b"]);
+        assert_eq!(steps.idle("c", true).unwrap(), Some("/c".into()));
+        assert!(steps.idle("b", true).is_err());
+        assert_eq!(steps.idle("none", true).unwrap(), None);
+        steps.remove("b");
+        assert_eq!(steps.views().len(), 2);
+    }
+
+    #[test]
+    fn reasons_are_short() {
+        let ended = |exit_code, signal, timed_out| Ended {
+            started: true,
+            exit_code,
+            signal,
+            timed_out,
+        };
+        assert_eq!(reason(Some(&ended(3, None, false))), "exit code 3");
+        assert_eq!(
+            reason(Some(&ended(137, Some(9), false))),
+            "ended by signal 9"
+        );
+        assert_eq!(
+            reason(Some(&ended(143, Some(15), true))),
+            "it took too long"
+        );
+        assert_eq!(reason(None), "its command line was killed");
+    }
+}

@@ -1,0 +1,7 @@
+//! Starts the command line and hands its exit code to the system.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ExitCode::from(harness_fs::cli::run(std::env::args_os().collect()))
+}

@@ -1,0 +1,68 @@
+//! Every command explains itself.
+
+use super::rig::{program, ran};
+
+const COMMANDS: [&[&str]; 20] = [
+    &[],
+    &["mount"],
+    &["unmount"],
+    &["step"],
+    &["step", "run"],
+    &["step", "begin"],
+    &["step", "exec"],
+    &["step", "merge"],
+    &["step", "discard"],
+    &["step", "list"],
+    &["group", "declare"],
+    &["diff"],
+    &["snapshot"],
+    &["snapshot", "create"],
+    &["snapshot", "list"],
+    &["snapshot", "rm"],
+    &["snapshot", "restore"],
+    &["export"],
+    &["apply"],
+    &["status"],
+];
+
+#[test]
+fn every_command_has_help_with_an_example() {
+    for command in COMMANDS.iter().chain([&["debug", "bundle"].as_slice()]) {
+        let ran = ran(program().args(*command).arg("--help").output().unwrap());
+        assert_eq!(ran.code, 0, "{command:?}: {ran:?}");
+        assert_eq!(ran.err, "", "{command:?}");
+        assert!(
+            ran.out.contains("Usage: harness-fs"),
+            "{command:?}: {}",
+            ran.out
+        );
+        assert!(ran.out.contains("--state-dir"), "{command:?}: {}", ran.out);
+        let groups = ["step", "snapshot"]
+            .iter()
+            .any(|group| *command == [*group]);
+        assert!(groups || ran.out.contains("harness-fs "), "{command:?}");
+        assert!(
+            groups || ran.out.contains("Example"),
+            "{command:?}: {}",
+            ran.out
+        );
+        assert!(!ran.out.contains("daemon-"), "hidden: {}", ran.out);
+    }
+}
+
+#[test]
+fn the_version_is_told() {
+    let ran = ran(program().arg("--version").output().unwrap());
+    assert_eq!(
+        ran.out,
+        format!("harness-fs {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_failure() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let status = program().arg("--help").stdout(writer).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+}

@@ -1,0 +1,9 @@
+//! The command line as a black box: what needs no mount.
+#![allow(clippy::unwrap_used)]
+
+mod bad_input;
+mod dead_stage;
+mod help;
+mod mounted;
+mod protocol;
+mod rig;

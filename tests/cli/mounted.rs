@@ -1,0 +1,240 @@
+//! The command line with a real daemon, in a mount namespace of its own: what
+//! a test leaves mounted is gone with its last process.
+
+use super::rig::{Ran, Rig, ran};
+
+/// Runs a shell script; `$H` is the program, `$W` the workspace of a stage that
+/// is mounted, `$T` a directory for anything else. The script ends with the
+/// stage unmounted, or the test fails.
+fn in_stage(script: &str) -> Ran {
+    let rig = Rig::new();
+    let (workspace, other) = (rig.path().join("ws"), rig.path().join("tmp"));
+    std::fs::create_dir(&workspace).unwrap();
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(workspace.join("file"), "base\n").unwrap();
+    let whole = format!(
+        "is() {{ [ \"$1\" = \"$2\" ] || {{ echo \"'$1' is not '$2'\" >&2; exit 99; }}; }}\n\
+         code() {{ want=$1; shift; got=0; \"$@\" || got=$?; is \"$got\" \"$want\"; }}\n\
+         \"$H\" mount --workspace \"$W\" >&2\n{script}\n\"$H\" unmount >&2\n\
+         is \"$(cat \"$W/file\")\" base\nis \"$(grep -c \"$W\" /proc/self/mountinfo || true)\" 0\n\
+         [ ! -e \"$HARNESS_FS_STATE_DIR\" ]"
+    );
+    let command = rig.command(&rig.state());
+    let program = command.get_program().to_owned();
+    let mut unshare = std::process::Command::new("timeout");
+    unshare.args([
+        "-k",
+        "5",
+        "60",
+        "unshare",
+        "-m",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+    ]);
+    unshare.args(["--kill-child", "--mount-proc", "sh", "-euc", &whole]);
+    unshare
+        .env("H", program)
+        .env("W", &workspace)
+        .env("T", &other);
+    unshare.env("HARNESS_FS_STATE_DIR", rig.state());
+    let ran = ran(unshare.output().unwrap());
+    assert_eq!(ran.code, 0, "{}\n{}", ran.out, ran.err);
+    ran
+}
+
+#[test]
+fn a_step_is_merged_or_leaves_no_trace() {
+    in_stage(
+        r#"
+        code 0 "$H" step run good -- sh -c 'echo 1 >a; pwd >b; echo "$HARNESS_FS_STEP $HARNESS_WORKSPACE" >c'
+        is "$(cat "$W/a" "$W/b" "$W/c")" "$(printf '1\n%s\ngood %s' "$W" "$W")"
+        code 7 "$H" step run --result "$T/r" bad -- sh -c 'rm file; exit 7'
+        is "$(cat "$W/file")" base
+        grep -q '"outcome": "discarded"' "$T/r"
+        code 143 "$H" step run signal -- sh -c 'kill -TERM $$'
+        code 127 "$H" step run none -- ./no-such
+        code 126 "$H" step run no-program -- ./file
+        code 124 "$H" step run --timeout 1s long -- sleep 100
+        code 125 "$H" step run a/b -- true
+        "#,
+    );
+}
+
+#[test]
+fn inside_a_step_there_is_one_view_and_no_state() {
+    in_stage(
+        r#"
+        "$H" step begin other
+        "$H" step run look -- sh -euc '
+            [ -z "$(ls -A "$HARNESS_FS_STATE_DIR")" ]
+            [ "$(grep -c fuse.harness-fs /proc/self/mountinfo)" = 1 ]
+            code=0; "$H" status || code=$?; [ "$code" = 3 ]'
+        code 0 "$H" step discard other
+        "#,
+    );
+}
+
+#[test]
+fn a_group_reports_a_conflict_once_and_keeps_the_layers() {
+    let ran = in_stage(
+        r#"
+        "$H" group declare g a b
+        code 0 "$H" step run --group g b -- sh -c 'echo b >new'
+        code 121 "$H" step run --group g --result "$T/r" a -- sh -c 'echo a >new'
+        [ ! -e "$W/new" ]
+        grep -q '"outcome": "conflict"' "$T/r"
+        code 4 "$H" step merge a b
+        code 0 "$H" step merge a b --on-conflict last
+        is "$(cat "$W/new")" b
+        "#,
+    );
+    assert!(ran.err.contains("waiting for a"), "{}", ran.err);
+    assert!(ran.err.contains("/new"), "{}", ran.err);
+}
+
+#[test]
+fn a_member_brings_its_own_policy_whoever_ends_last() {
+    in_stage(
+        r#"
+        "$H" group declare g a b
+        code 0 "$H" step run --group g --on-conflict first b -- sh -c 'echo b >new'
+        code 0 "$H" step run --group g a -- sh -c 'echo a >new'
+        is "$(cat "$W/new")" a
+        "#,
+    );
+}
+
+#[test]
+fn processes_left_behind_are_ended_and_named() {
+    let ran = in_stage(
+        r#"
+        "$H" step run --grace 1s left -- sh -c 'sleep 1000 >/dev/null 2>&1 & echo $! >pid'
+        code 1 kill -0 "$(cat "$W/pid")"
+        "$H" step begin open
+        "$H" step exec open -- sh -c 'sleep 1000 >/dev/null 2>&1 & echo $! >pid'
+        "$H" step merge open
+        code 1 kill -0 "$(cat "$W/pid")"
+        "#,
+    );
+    // The shell's child may not have become `sleep` yet.
+    assert!(
+        ran.err.contains("ended 1 process left by the step: s"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn a_command_line_that_is_killed_takes_its_step_along() {
+    in_stage(
+        r#"
+        mkfifo "$T/ready"
+        "$H" step run victim -- sh -c 'echo x >half; echo $$ >"$T/ready"; exec sleep 1000' & run=$!
+        read -r pid <"$T/ready"
+        kill -KILL "$run"
+        wait "$run" || true
+        until [ -z "$("$H" step list)" ]; do sleep 0.05; done
+        code 1 kill -0 "$pid"
+        [ ! -e "$W/half" ]
+        code 0 "$H" step run victim -- true
+        "#,
+    );
+}
+
+#[test]
+fn a_killed_daemon_is_told_of_and_resumed() {
+    let ran = in_stage(
+        r#"
+        "$H" step run good -- sh -c 'echo 1 >a'
+        echo live >"$W/live"
+        kill -KILL "$("$H" status --json | sed -n 's/^  "pid": \([0-9]*\),*/\1/p')"
+        until [ -e "$HARNESS_FS_STATE_DIR/died" ] && ! grep -q " $W " /proc/self/mountinfo; do sleep 0.05; done
+        is "$(cat "$W/file")" base
+        code 5 "$H" snapshot list
+        code 125 "$H" step run more -- true
+        "$H" mount --resume
+        is "$(cat "$W/a" "$W/live")" "$(printf '1\nlive')"
+        code 1 "$H" mount --workspace "$W"
+        "$H" unmount --keep-state
+        is "$(ls "$W")" file
+        "$H" mount --resume
+        is "$(cat "$W/a" "$W/live")" "$(printf '1\nlive')"
+        "#,
+    );
+    assert!(
+        ran.err
+            .contains("was killed by SIGKILL: `harness-fs mount --resume`"),
+        "{}",
+        ran.err
+    );
+}
+
+#[test]
+fn only_the_owner_of_the_daemon_gets_an_answer() {
+    let ran = in_stage(
+        r#"
+        chmod 0755 "$(dirname "$HARNESS_FS_STATE_DIR")"
+        cp "$H" "$T/h"
+        code 1 setpriv --reuid=1000 --clear-groups "$T/h" status
+        # Were the modes no obstacle, the daemon itself would not answer.
+        chmod 0777 "$HARNESS_FS_STATE_DIR" "$HARNESS_FS_STATE_DIR/control.sock"
+        setpriv --reuid=1000 --clear-groups perl -MIO::Socket::UNIX -e '
+            $s = IO::Socket::UNIX->new(Peer => "$ENV{HARNESS_FS_STATE_DIR}/control.sock") or die "connect: $!";
+            exit(defined(readline($s)) ? 1 : 0)'
+        code 0 "$H" status
+        "#,
+    );
+    assert!(ran.err.contains("belongs to another user"), "{}", ran.err);
+}
+
+#[test]
+fn a_tree_is_not_written_over_the_stage_itself() {
+    let ran = in_stage(
+        r#"
+        code 2 "$H" apply /
+        code 2 "$H" apply "$(dirname "$W")"
+        code 2 "$H" apply "$HARNESS_FS_STATE_DIR/out"
+        code 2 "$H" unmount --apply /
+        code 2 "$H" apply "$T/no such/.."
+        mkdir "$T/full" && echo mine >"$T/full/mine"
+        code 2 "$H" apply "$T/full"
+        test "$(cat "$T/full/mine")" = mine
+        code 0 "$H" apply --replace "$T/full"
+        test ! -e "$T/full/mine"
+        code 0 "$H" apply --all "$T/all"
+        is "$(ls "$T/all$W")" file
+        code 0 "$H" apply "$T/out"
+        is "$(ls "$T/out")" file
+        "#,
+    );
+    assert!(ran.err.contains("would remove"), "{}", ran.err);
+}
+
+#[test]
+fn json_is_an_object_where_there_is_nothing_to_tell() {
+    in_stage(
+        r#"
+        is "$("$H" group declare g a b --json)" "{}"
+        "$H" snapshot create s
+        is "$("$H" snapshot rm s --json)" "{}"
+        "#,
+    );
+}
+
+/// The kernel believed the old length, so the append landed inside the new content.
+#[test]
+fn an_append_after_a_merge_goes_to_the_new_end() {
+    in_stage(
+        r#"
+        cd "$W"; exec 7>>file; echo 1 >&7
+        "$H" step run longer -- sh -c 'echo a much longer content than before >file' || true
+        "$H" step merge longer --on-conflict last
+        echo 2 >&7
+        is "$(cat file)" "$(printf 'a much longer content than before\n2')"
+        echo 3 >&7
+        is "$(tail -n 1 file)" 3
+        "#,
+    );
+}

@@ -1,0 +1,136 @@
+//! A disk that is full in the middle of things: what was running fails with
+//! the system's own error, and nothing is half done.
+
+use std::fs;
+
+use crate::rig::{Rig, alone, tool, tree};
+
+/// A state directory on a disk of eight megabytes.
+fn small_disk(rig: &Rig) {
+    fs::create_dir(rig.state()).unwrap();
+    let state = rig.state();
+    let at = state.to_str().unwrap();
+    tool("mount", &["-t", "tmpfs", "-o", "size=8m", "none", at]);
+}
+
+const FILL: &str = "dd if=/dev/zero of=fill bs=64k count=1000 2>/dev/null";
+
+#[test]
+fn a_full_disk_in_a_step() {
+    alone(|rig| {
+        small_disk(rig);
+        rig.mount();
+        let old = tree(&rig.ws());
+        let ran = rig.step("s", &[], &format!("echo early > early; {FILL}"));
+        assert_eq!(ran.code, 1, "{ran:?}");
+        assert!(ran.err.contains("its changes are discarded"), "{ran:?}");
+        assert_eq!(tree(&rig.ws()), old);
+        assert_eq!(rig.step("s", &[], "echo small > small").code, 0);
+        assert_eq!(
+            fs::read_to_string(rig.ws().join("small")).unwrap(),
+            "small\n"
+        );
+        rig.ok(&["unmount"]);
+    });
+}
+
+#[test]
+fn a_full_disk_at_the_merge() {
+    alone(|rig| {
+        small_disk(rig);
+        rig.mount();
+        fs::write(rig.ws().join("in-head"), "x").unwrap();
+        let old = tree(&rig.ws());
+        // It does not mind that nothing more can be written.
+        let script = format!(
+            "{FILL} || true; i=0; while mkdir d$i 2>/dev/null && [ $i -lt 99 ]; do i=$((i+1)); done; rm readme || true"
+        );
+        let ran = rig.step("s", &[], &script);
+        if ran.code == 0 {
+            assert!(rig.ws().join("fill").exists());
+        } else {
+            assert_eq!(ran.code, 125, "{ran:?}");
+            assert!(ran.err.contains("No space left"), "{ran:?}");
+            assert_eq!(tree(&rig.ws()), old, "{ran:?}");
+            rig.ok(&["step", "discard", "s"]);
+        }
+        rig.ok(&["unmount"]);
+    });
+}
+
+#[test]
+fn a_full_disk_in_the_stage_view() {
+    alone(|rig| {
+        small_disk(rig);
+        rig.mount();
+        // With what a kept step holds the disk is full.
+        let ran = rig.step(
+            "kept",
+            &["--on-failure", "keep"],
+            "head -c 3000000 /dev/urandom > three; exit 9",
+        );
+        assert_eq!(ran.code, 9, "{ran:?}");
+        let full = fs::write(rig.ws().join("fill"), vec![1; 16 << 20]).unwrap_err();
+        assert_eq!(full.raw_os_error(), Some(28));
+        let old = tree(&rig.ws());
+        for arguments in [
+            &["snapshot", "create", "one"][..],
+            &["step", "run", "s", "--", "true"],
+            &["step", "merge", "kept"],
+        ] {
+            let ran = rig.run(arguments);
+            if ran.code != 0 {
+                let code = if arguments[1] == "run" { 125 } else { 1 };
+                ran.refused(code, "No space left");
+            } else if arguments[1] == "merge" {
+                assert_eq!(
+                    fs::metadata(rig.ws().join("three")).unwrap().len(),
+                    3_000_000
+                );
+                fs::remove_file(rig.ws().join("three")).unwrap();
+            }
+            assert_eq!(tree(&rig.ws()), old, "{arguments:?}: {ran:?}");
+        }
+        // Room can be made, whatever is full.
+        for name in ["fill", "readme"] {
+            fs::remove_file(rig.ws().join(name)).unwrap();
+        }
+        let steps = rig.ok(&["step", "list"]);
+        if steps.out.contains("kept") {
+            rig.ok(&["step", "discard", "kept"]);
+        }
+        let snapshots = rig.ok(&["snapshot", "list"]);
+        if snapshots.out.contains("one") {
+            rig.ok(&["snapshot", "rm", "one"]);
+        }
+        rig.ok(&["unmount", "--keep-state"]);
+        rig.ok(&["mount", "--resume"]);
+        assert!(!rig.ws().join("fill").exists());
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// Nothing can be begun where there is no room at all, and it is said.
+#[test]
+fn a_disk_that_is_full_from_the_start() {
+    alone(|rig| {
+        fs::create_dir(rig.state()).unwrap();
+        let state = rig.state();
+        tool(
+            "mount",
+            &[
+                "-t",
+                "tmpfs",
+                "-o",
+                "size=64k",
+                "none",
+                state.to_str().unwrap(),
+            ],
+        );
+        let _ = fs::write(state.join("other"), vec![0; 1 << 20]);
+        let ws = rig.ws();
+        rig.run(&["mount", "--workspace", ws.to_str().unwrap()])
+            .refused(1, "No space left");
+        assert!(ws.join("readme").exists());
+    });
+}

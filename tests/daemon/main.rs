@@ -1,0 +1,10 @@
+//! The program as a black box, with a daemon: its end, deaths at every point,
+//! faults, and who reaches what. Each test runs in namespaces of its own.
+#![allow(clippy::unwrap_used)]
+
+mod end;
+mod fail_points;
+mod faults;
+mod isolation;
+mod refusals;
+mod rig;

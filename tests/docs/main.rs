@@ -1,0 +1,61 @@
+//! The examples in the documents do what is written below them.
+//!
+//! A block fenced as `sh` is run, also one that HTML hides (`<!-- sh … -->`): its lines that begin
+//! with `$ ` are commands, `> ` continues one, and what follows is what it has to print, on either
+//! output. In it a line `...` stands for any number of lines, and `…` for any text on a line.
+//! All blocks of a document are one session of bash, with a root directory and a process
+//! namespace of its own, so the commands can be those that a reader types. Blocks fenced otherwise
+//! are not run.
+//!
+//! `HARNESS_FS_DOCS=print` prints the sessions as they were. Needs root and /dev/fuse.
+#![allow(clippy::unwrap_used)] // what is missing here is a failure
+
+mod document;
+mod session;
+
+use document::Document;
+
+#[test]
+fn readme() {
+    check("README.md");
+}
+
+#[test]
+fn semantics() {
+    check("docs/semantics.md");
+}
+
+#[test]
+fn merge() {
+    check("docs/merge.md");
+}
+
+#[track_caller]
+fn check(name: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let document = Document::parse(&std::fs::read_to_string(path).unwrap());
+    assert!(!document.commands.is_empty(), "{name} has no examples");
+    let commands: Vec<&str> = document.commands.iter().map(|c| c.text.as_str()).collect();
+    let printed = session::run(&commands);
+    if std::env::var_os("HARNESS_FS_DOCS").is_some() {
+        for (command, printed) in document.commands.iter().zip(&printed) {
+            println!("$ {}\n{printed}", command.text);
+        }
+    }
+    let mut wrong = String::new();
+    for (index, command) in document.commands.iter().enumerate() {
+        let Some(printed) = printed.get(index) else {
+            wrong += &format!("{name}:{}: the session did not get here\n", command.line);
+            break;
+        };
+        if !document::matches(&command.expected, printed) {
+            wrong += &format!(
+                "{name}:{}: $ {}\n--- expected\n{}\n--- printed\n{printed}\n",
+                command.line,
+                command.text,
+                command.expected.join("\n")
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "\n{wrong}");
+}

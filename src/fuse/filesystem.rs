@@ -1,6 +1,5 @@
 //! fuser's requests as calls of a view, one to one.
 
-use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -13,17 +12,13 @@ use fuser::{
 };
 use nix::fcntl::OFlag;
 
+use super::content::Write;
 use super::convert::{FOREVER, decode_device, errno, file_attr, kind, set_time};
 use super::modes::Modes;
 use super::serving::{Serving, caller, done, is_writable, open_flags, reply_bytes};
 use super::stats::{Op, Stats};
 use super::workers::{Workers, run};
 use crate::view::{RenameMode, SetAttr, SetXattr, View, Whence};
-
-thread_local! {
-    /// What was read last: zeroing a fresh one costs as much as the read.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// What INIT agreed on with the kernel.
 #[derive(Debug, Default)]
@@ -40,8 +35,8 @@ impl Negotiated {
 /// Serves one view to the kernel.
 #[derive(Debug)]
 pub(super) struct Adapter {
-    inner: Arc<Serving>,
-    workers: Workers,
+    pub(super) inner: Arc<Serving>,
+    pub(super) workers: Workers,
     negotiated: Arc<Negotiated>,
     want_passthrough: bool,
     stack_depth: u32,
@@ -78,7 +73,7 @@ impl Adapter {
     }
 
     /// Serves a request on this thread. A panic answers it with `EIO`.
-    fn here(&self, op: Op, job: impl FnOnce(&Serving)) {
+    pub(super) fn here(&self, op: Op, job: impl FnOnce(&Serving)) {
         let inner = &*self.inner;
         inner.stats.count(op);
         inner.stats.begin(0);
@@ -87,7 +82,12 @@ impl Adapter {
     }
 
     /// Serves a request here, or on a worker if it may take long.
-    fn maybe_slow(&self, op: Op, slow: bool, job: impl FnOnce(&Serving) + Send + 'static) {
+    pub(super) fn maybe_slow(
+        &self,
+        op: Op,
+        slow: bool,
+        job: impl FnOnce(&Serving) + Send + 'static,
+    ) {
         if slow {
             self.inner.stats.count(op);
             let inner = self.inner.clone();
@@ -390,24 +390,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut buffer = vec![0_u8; size as usize];
-        let mut slow = None;
-        self.here(Op::Read, |inner| {
-            match inner.view.read_now(fh.0, offset, &mut buffer) {
-                Ok(Some(count)) => reply.data(&buffer[..count]),
-                Ok(None) => slow = Some(reply),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
-        let Some(reply) = slow else { return };
-        let inner = self.inner.clone();
-        self.workers.give(move || {
-            let mut buffer = vec![0_u8; size as usize];
-            match inner.view.read(fh.0, offset, &mut buffer) {
-                Ok(count) => reply.data(&buffer[..count]),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        self.serve_read(fh.0, offset, size as usize, reply);
     }
 
     fn write(
@@ -422,43 +405,13 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let appends = open_flags(flags).contains(OFlag::O_APPEND) && self.inner.view.is_live();
-        let serve = move |inner: &Serving, data: &[u8], reply: ReplyWrite| {
-            let at = if appends {
-                inner.view.end_of_file(fh.0)
-            } else {
-                Ok(offset)
-            };
-            let written = at.and_then(|at| Ok((at, inner.view.write(fh.0, at, data, kill)?)));
-            match written {
-                Ok((at, count)) => {
-                    reply.written(u32::try_from(count).unwrap_or(u32::MAX));
-                    at != offset
-                }
-                Err(error) => {
-                    reply.error(errno(&error));
-                    false
-                }
-            }
+        let how = Write {
+            handle: fh.0,
+            offset,
+            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            append: open_flags(flags).contains(OFlag::O_APPEND),
         };
-        // Sealed under the handle: the write copies the file up first.
-        if self.inner.view.copies_much(ino.0) {
-            let data = data.to_vec();
-            self.maybe_slow(Op::Write, true, move |inner| {
-                if serve(inner, &data, reply) {
-                    inner.forget_pages(ino);
-                }
-            });
-            return;
-        }
-        let mut moved = false;
-        self.here(Op::Write, |inner| moved = serve(inner, data, reply));
-        if moved {
-            // Not from this thread: the kernel may want something of it first.
-            let inner = self.inner.clone();
-            self.workers.give(move || inner.forget_pages(ino));
-        }
+        self.serve_write(ino, how, data, reply);
     }
 
     fn flush(

@@ -1,6 +1,7 @@
 //! The adapter between the kernel's FUSE requests and a view, and the only
 //! place that knows `fuser`.
 
+mod content;
 mod convert;
 mod filesystem;
 mod modes;

@@ -1,0 +1,107 @@
+//! Reads and writes that the kernel does not do by itself.
+
+use std::cell::RefCell;
+
+use fuser::{INodeNo, ReplyData, ReplyWrite};
+
+use super::convert::errno;
+use super::filesystem::Adapter;
+use super::serving::Serving;
+use super::stats::Op;
+
+thread_local! {
+    /// Kept from read to read: the pages of a fresh one cost as much as copying
+    /// into them.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `with` on a buffer of `size` bytes that hold anything.
+fn with_buffer<R>(size: usize, with: impl FnOnce(&mut [u8]) -> R) -> R {
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < size {
+            buffer.resize(size, 0);
+        }
+        with(&mut buffer[..size])
+    })
+}
+
+/// One write request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Write {
+    pub handle: u64,
+    pub offset: u64,
+    /// The writer is one whose writes clear setuid and setgid.
+    pub kill_privileges: bool,
+    pub append: bool,
+}
+
+impl Adapter {
+    /// Answers from memory on this thread, and where the disk has to be waited
+    /// for on a worker.
+    pub(super) fn serve_read(&self, handle: u64, offset: u64, size: usize, reply: ReplyData) {
+        let mut slow = None;
+        self.here(Op::Read, |inner| {
+            with_buffer(size, |buffer| {
+                match inner.view.read_now(handle, offset, buffer) {
+                    Ok(Some(count)) => reply.data(&buffer[..count]),
+                    Ok(None) => slow = Some(reply),
+                    Err(error) => reply.error(errno(&error)),
+                }
+            });
+        });
+        let Some(reply) = slow else { return };
+        let inner = self.inner.clone();
+        self.workers.give(move || {
+            with_buffer(size, |buffer| {
+                match inner.view.read(handle, offset, buffer) {
+                    Ok(count) => reply.data(&buffer[..count]),
+                    Err(error) => reply.error(errno(&error)),
+                }
+            });
+        });
+    }
+
+    pub(super) fn serve_write(&self, ino: INodeNo, write: Write, data: &[u8], reply: ReplyWrite) {
+        // The kernel's idea of a file's end may be older than a merge.
+        let append = write.append && self.inner.view.is_live();
+        // True if it went elsewhere than the kernel thinks.
+        let serve = move |inner: &Serving, data: &[u8], reply: ReplyWrite| {
+            let at = if append {
+                inner.view.end_of_file(write.handle)
+            } else {
+                Ok(write.offset)
+            };
+            let written = at.and_then(|at| {
+                let kill = write.kill_privileges;
+                Ok((at, inner.view.write(write.handle, at, data, kill)?))
+            });
+            match written {
+                Ok((at, count)) => {
+                    reply.written(u32::try_from(count).unwrap_or(u32::MAX));
+                    at != write.offset
+                }
+                Err(error) => {
+                    reply.error(errno(&error));
+                    false
+                }
+            }
+        };
+        // Sealed under the handle: the write copies the file up first.
+        if self.inner.view.copies_much(ino.0) {
+            let data = data.to_vec();
+            self.maybe_slow(Op::Write, true, move |inner| {
+                if serve(inner, &data, reply) {
+                    inner.forget_pages(ino);
+                }
+            });
+            return;
+        }
+        let mut moved = false;
+        self.here(Op::Write, |inner| moved = serve(inner, data, reply));
+        if moved {
+            // Not from this thread: the kernel may want something of it first.
+            let inner = self.inner.clone();
+            self.workers.give(move || inner.forget_pages(ino));
+        }
+    }
+}

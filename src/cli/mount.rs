@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use clap::builder::FalseyValueParser;
 use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json};
@@ -50,7 +51,7 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
     /// Pass every read and write through the daemon, also where the kernel could do without it.
-    #[arg(long, env = "HARNESS_FS_NO_PASSTHROUGH")]
+    #[arg(long, env = "HARNESS_FS_NO_PASSTHROUGH", value_parser = FalseyValueParser::new())]
     no_passthrough: bool,
     /// Sync every merge and snapshot to the disk, so that they survive a power failure.
     #[arg(long)]

@@ -6,6 +6,7 @@ use super::output::{Trouble, note, print, print_json, unexpected};
 use super::place::Place;
 use crate::control::{Client, Problem, Reply, Request, STAGE_FILE};
 use crate::daemon::{self, StateLock};
+use crate::error::Context;
 
 /// End the stage: its steps, views, mounts and state.
 ///
@@ -57,6 +58,8 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
         Some(dir) => Some(place.to_replace(&mut client, dir, arguments.replace)?),
         None => None,
     };
+    // Not to be in the way ourselves.
+    std::env::set_current_dir("/").context(|| "/")?;
     let request = Request::Unmount {
         keep_state: arguments.keep_state,
         apply,

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::requests::Requests;
 use crate::error::Error;
 use crate::export::{self, ApplyReport};
-use crate::stage::{EndReport, Failure, Stage, bind, survivors};
+use crate::stage::{EndReport, Failure, Stage, bind, occupants, survivors};
 
 /// Why a stage was not ended.
 #[derive(Debug)]
@@ -75,12 +75,21 @@ fn finish(
         Some(_) => Some(stage.current_stack()?),
         None => None,
     };
+    let own = [
+        nix::unistd::getpid().as_raw(),
+        nix::unistd::getppid().as_raw(),
+    ];
+    let occupants = occupants::find(mapped, &own);
     bind::unbind(mapped)?;
     let applied = match (&how.apply, stack) {
         (Some(dir), Some(stack)) => Some(export::apply(&stack, mapped, dir)?),
         _ => None,
     };
-    let report = stage.end(how.keep_state)?;
+    let mut report = stage.end(how.keep_state)?;
+    report.problems.extend(occupants.at_the_end());
+    for problem in &report.problems {
+        log::warn!("{problem}");
+    }
     if !how.keep_state {
         super::forget_files(stage.state_dir());
     }

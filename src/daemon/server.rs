@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 
@@ -32,6 +33,7 @@ pub fn serve(config: &Config) -> u8 {
     let _ = std::env::set_current_dir("/");
     // Modes come from the requests.
     nix::sys::stat::umask(Mode::empty());
+    allow_many_files();
     log_file::start(config.log.as_deref());
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
@@ -62,6 +64,16 @@ pub fn serve(config: &Config) -> u8 {
             Ready::No { code, message }.say(&mut out);
             START_FAILED + code
         }
+    }
+}
+
+/// What all steps together have open, we may have open too; each of them has a
+/// limit of its own (getrlimit(2), `RLIMIT_NOFILE`).
+fn allow_many_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        log::warn!("the limit of open files stays low: {errno}");
     }
 }
 

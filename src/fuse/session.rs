@@ -5,7 +5,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
 use fuser::{INodeNo, Notifier, SessionACL};
@@ -18,14 +18,18 @@ use super::stats::Stats;
 use super::workers::Workers;
 use crate::error::{Context, Error, Result};
 use crate::stage::{Invalidation, Options, Session, Sessions};
+use crate::tree::Ino;
 use crate::view::View;
 
 /// `OVERLAYFS_SUPER_MAGIC` (linux/magic.h).
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
 /// Threads for requests that may take long.
 const WORKERS: usize = 4;
-/// How long a session may take to end by itself after its unmount.
+/// How long requests may take to be answered after the unmount.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long it takes the kernel to end a session that nobody uses, with the
+/// releases of files that have just been closed.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// How to serve a view.
 #[derive(Clone, Debug)]
@@ -184,6 +188,28 @@ fn abort_connection(connection: u64) -> Result<()> {
     done
 }
 
+/// Tells the kernel what to forget; that it knows nothing of it is no error.
+fn tell(notifier: &Notifier, change: &Invalidation) -> Result<()> {
+    let told = match change {
+        Invalidation::Entry { parent, name } => notifier.inval_entry(INodeNo(*parent), name),
+        Invalidation::Inode(ino) => notifier.inval_inode(INodeNo(*ino), 0, 0),
+    };
+    match told {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
+            Err(Error::from(error).context(format_args!("{change:?}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Has dirty pages written back: the kernel does so, and waits for it, before it
+/// drops pages (fuse_reverse_inval_inode and fuse_launder_folio, fs/fuse/).
+fn collect(notifier: &Notifier, inodes: Vec<Ino>) -> Result<()> {
+    inodes
+        .into_iter()
+        .try_for_each(|ino| tell(notifier, &Invalidation::Inode(ino)))
+}
+
 /// Mounts the views of a stage.
 #[derive(Debug)]
 pub struct FuseSessions {
@@ -214,6 +240,31 @@ impl FuseSession {
         self.connection
     }
 
+    /// [`Session::collect_mapped`], but not for ever: a request that hangs would
+    /// hold it up, and only the abort ends such.
+    fn collect_in_time(&self) {
+        let (end, ended) = bounded(1);
+        let (notifier, inodes) = (self.notifier.clone(), self.view.writable());
+        let asked = std::thread::Builder::new()
+            .name("collect".into())
+            .spawn(move || {
+                let result = collect(&notifier, inodes);
+                let _ = end.send(result);
+            });
+        let result = asked.map_err(Error::from).and_then(|_| {
+            let waited = ended.recv_timeout(PATIENCE);
+            waited.unwrap_or_else(|_| Err(Errno::ETIMEDOUT.into()))
+        });
+        if let Err(error) = result {
+            log::warn!("{}: what was mapped is lost: {error}", self.at.display());
+        }
+    }
+
+    fn ends_within(&self, limit: Duration) -> bool {
+        let waited = self.ended.recv_timeout(limit);
+        waited != Err(crossbeam_channel::RecvTimeoutError::Timeout)
+    }
+
     /// The view it serves.
     pub fn view(&self) -> &Arc<View> {
         &self.view
@@ -226,13 +277,22 @@ impl Session for FuseSession {
             Ok(()) | Err(Errno::EINVAL | Errno::ENOENT) => {}
             Err(errno) => return Err(Error::from(errno).context(self.at.display())),
         }
-        if self.ended.recv_timeout(PATIENCE) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            log::warn!(
-                "{}: still in use after its unmount, aborted",
-                self.at.display()
-            );
-            self.abort();
-            let _ = self.ended.recv_timeout(PATIENCE);
+        if self.ends_within(SETTLE) {
+            return Ok(());
+        }
+        // Somebody is still in it. What is in a mapping is as good as written,
+        // to who mapped it, and what was asked for already is answered.
+        self.collect_in_time();
+        let deadline = Instant::now() + PATIENCE;
+        while self.stats.oldest().is_some() && Instant::now() < deadline {
+            if self.ends_within(SETTLE) {
+                return Ok(());
+            }
+        }
+        log::info!("{}: aborted, somebody still uses it", self.at.display());
+        self.abort();
+        if !self.ends_within(PATIENCE) {
+            log::warn!("{}: does not end", self.at.display());
         }
         Ok(())
     }
@@ -244,21 +304,14 @@ impl Session for FuseSession {
     }
 
     fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()> {
-        for change in changes {
-            let told = match &change {
-                Invalidation::Entry { parent, name } => {
-                    self.notifier.inval_entry(INodeNo(*parent), name)
-                }
-                Invalidation::Inode(ino) => self.notifier.inval_inode(INodeNo(*ino), 0, 0),
-            };
-            match told {
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                    return Err(Error::from(error).context(format_args!("{change:?}")));
-                }
-                _ => {}
-            }
+        for change in &changes {
+            tell(&self.notifier, change)?;
         }
         Ok(())
+    }
+
+    fn collect_mapped(&self) -> Result<()> {
+        collect(&self.notifier, self.view.writable())
     }
 
     fn requests(&self) -> BTreeMap<String, u64> {

@@ -13,8 +13,9 @@ use crate::sys::at;
 impl Stage {
     /// Seals the head and commits, unless nothing was written since the last time.
     pub(super) fn seal_dirty_head(&self) -> Result<(), Failure> {
+        self.collect_mapped()?;
         if !self.stage_view.is_clean()? {
-            self.swap_stage_view(|stack| Ok(stack.clone()))?;
+            self.swap_collected(|stack| Ok(stack.clone()))?;
         }
         if self.pending.lock().is_empty() {
             return Ok(());
@@ -23,12 +24,32 @@ impl Stage {
         Ok(self.commit(&mut next)?)
     }
 
+    /// Has the kernel hand over what programs changed through shared mappings
+    /// of the stage view: it tells us only when it writes pages back, which
+    /// may be after the file's layer was sealed, or never. Requests are served
+    /// meanwhile, since the pages come as such.
+    fn collect_mapped(&self) -> Result<()> {
+        let running = self.running.lock().get(STAGE_VIEW).cloned();
+        match running.and_then(|running| running.session.clone()) {
+            Some(session) => session.collect_mapped(),
+            None => Ok(()),
+        }
+    }
+
     /// Gives the stage view another stack, with requests held meanwhile. What
     /// was written in it is sealed first, so `decide` gets a stack that holds
     /// all of it, and `self.state` names the layer already, not yet committed.
     ///
     /// If `decide` fails the view shows the same tree as before.
     pub(super) fn swap_stage_view(
+        &self,
+        decide: impl FnOnce(&Stack) -> Result<Stack, Failure>,
+    ) -> Result<(), Failure> {
+        self.collect_mapped()?;
+        self.swap_collected(decide)
+    }
+
+    fn swap_collected(
         &self,
         decide: impl FnOnce(&Stack) -> Result<Stack, Failure>,
     ) -> Result<(), Failure> {

@@ -38,6 +38,20 @@ pub struct Occupants {
     pub visitors: Vec<Occupant>,
 }
 
+impl Occupants {
+    /// What to tell of those who are still there when the stage ends.
+    pub fn at_the_end(&self) -> Vec<String> {
+        let writer = |writer: &Occupant| {
+            format!("had a file open for writing, and writes no longer reach it: {writer}")
+        };
+        let visitor = |visitor: &Occupant| {
+            format!("is still in a directory of the stage; in a shell, `cd .` leaves it: {visitor}")
+        };
+        let writers = self.writers.iter().map(writer);
+        writers.chain(self.visitors.iter().map(visitor)).collect()
+    }
+}
+
 /// Looks at every process; those that end meanwhile or that may not be looked
 /// at are passed over, and so are the processes of `except`.
 pub fn find(mapped: &[PathBuf], except: &[i32]) -> Occupants {

@@ -52,6 +52,14 @@ pub trait Session: Send + Sync {
     /// What the device reports, but for entries the kernel does not know.
     fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()>;
 
+    /// Returns when the kernel has written back what was changed through shared
+    /// mappings before the call. Called without a lock of the view: the pages
+    /// come as write requests.
+    ///
+    /// # Errors
+    /// What the device reports.
+    fn collect_mapped(&self) -> Result<()>;
+
     /// How many requests were served, by opcode.
     fn requests(&self) -> BTreeMap<String, u64>;
 

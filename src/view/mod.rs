@@ -193,6 +193,20 @@ impl View {
         paths
     }
 
+    /// The inodes that are open for writing now, and so may be mapped: the
+    /// kernel may hold changes of them that it has not told yet.
+    pub fn writable(&self) -> Vec<Ino> {
+        let mut inodes: Vec<Ino> = self
+            .handles
+            .iter()
+            .filter(|handle| handle.writable)
+            .map(|handle| handle.node.ino)
+            .collect();
+        inodes.sort_unstable();
+        inodes.dedup();
+        inodes
+    }
+
     /// Ends the view: every later request fails with `ENODEV`. Returns the open
     /// layer, to seal or to drop.
     ///

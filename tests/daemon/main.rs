@@ -6,5 +6,6 @@ mod end;
 mod fail_points;
 mod faults;
 mod isolation;
+mod open_files;
 mod refusals;
 mod rig;

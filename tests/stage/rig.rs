@@ -61,6 +61,9 @@ impl Session for Fake {
         self.told.lock().unwrap().extend(changes);
         Ok(())
     }
+    fn collect_mapped(&self) -> Result<()> {
+        Ok(())
+    }
     fn requests(&self) -> BTreeMap<String, u64> {
         BTreeMap::from([("LOOKUP".to_owned(), 2)])
     }

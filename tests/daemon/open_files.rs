@@ -1,0 +1,139 @@
+//! What programs hold open or mapped in the stage view when layers are sealed
+//! below them, and when the stage ends.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+use crate::rig::{alone, start};
+
+/// A program that maps a file and writes into the mapping, on demand.
+struct Mapper {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+const MAPPER: &str = "
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 3 * 4096)
+mapped = mmap.mmap(fd, 3 * 4096)
+os.close(fd)
+for line in sys.stdin:
+    mapped[4096:4112] = line.strip().encode().ljust(16, b'\\0')
+    print('done', flush=True)
+";
+
+impl Mapper {
+    fn new(path: &std::path::Path) -> Mapper {
+        let mut child = Command::new("python3")
+            .args(["-c", MAPPER])
+            .arg(path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Mapper {
+            to: child.stdin.take().unwrap(),
+            from: BufReader::new(child.stdout.take().unwrap()),
+            child,
+        }
+    }
+
+    fn write(&mut self, text: &str) {
+        writeln!(self.to, "{text}").unwrap();
+        let mut answer = String::new();
+        self.from.read_line(&mut answer).unwrap();
+        assert_eq!(answer, "done\n");
+    }
+
+    fn end(mut self) {
+        drop(self.to);
+        self.child.wait().unwrap();
+    }
+}
+
+/// The word in the second page.
+fn word(bytes: &[u8]) -> String {
+    let word = bytes[4096..].iter().take_while(|byte| **byte != 0);
+    String::from_utf8(word.copied().collect()).unwrap()
+}
+
+fn word_in(dir: &std::path::Path) -> String {
+    word(&fs::read(dir.join("mapped")).unwrap())
+}
+
+#[test]
+fn what_is_mapped_is_in_every_layer_that_is_sealed() {
+    alone(|rig| {
+        rig.mount();
+        let ws = rig.ws();
+        let mut mapper = Mapper::new(&ws.join("mapped"));
+        mapper.write("first");
+        let seen = rig.step("look", &[], "dd if=mapped bs=4096 skip=1 count=1 2>&-");
+        assert!(seen.out.starts_with("first\0"), "{seen:?}");
+        // Sealed below the mapping by now, and nothing else is written.
+        mapper.write("second");
+        rig.ok(&["snapshot", "create", "second"]);
+        mapper.write("third");
+        let out = rig.path().join("out");
+        rig.ok(&["apply", out.to_str().unwrap()]);
+        assert_eq!(word_in(&out), "third");
+        mapper.write("fourth");
+        rig.ok(&["snapshot", "restore", "second"]);
+        assert_eq!(word_in(&ws), "second");
+        mapper.end();
+        assert_eq!(word_in(&ws), "second");
+        rig.ok(&["unmount"]);
+    });
+}
+
+#[test]
+fn what_is_mapped_at_the_end_is_kept() {
+    alone(|rig| {
+        rig.mount();
+        let ws = rig.ws();
+        let mut mapper = Mapper::new(&ws.join("mapped"));
+        mapper.write("first");
+        rig.ok(&["snapshot", "create", "s"]);
+        mapper.write("last");
+        let told = rig.ok(&["unmount", "--keep-state"]);
+        let pid = format!("python3 (pid {})", mapper.child.id());
+        assert!(told.out.contains(&pid), "{told:?}");
+        mapper.end();
+        rig.ok(&["mount", "--resume"]);
+        assert_eq!(word_in(&ws), "last");
+        rig.ok(&["unmount"]);
+    });
+}
+
+#[test]
+fn many_files_are_open_at_once() {
+    alone(|rig| {
+        let ws = rig.ws();
+        for number in 0..400 {
+            fs::write(ws.join(number.to_string()), number.to_string()).unwrap();
+        }
+        let mut mount = Command::new("sh");
+        let own = rig.command(&["mount", "--workspace", ws.to_str().unwrap()]);
+        mount
+            .args(["-c", "ulimit -Sn 128; exec \"$@\"", "sh"])
+            .arg(own.get_program())
+            .args(own.get_args())
+            .env("HARNESS_FS_STATE_DIR", rig.state());
+        let mounted = start(mount).end();
+        assert_eq!(mounted.code, 0, "{mounted:?}");
+        let opens = "
+files = [open(str(number)) for number in range(400)]
+assert all(file.read() == str(number) for number, file in enumerate(files))
+";
+        let script = format!("ulimit -Sn 1000; exec python3 -c '{opens}'");
+        let ran = rig.step("opens", &[], &script);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        rig.ok(&["unmount"]);
+        for number in 0..400 {
+            fs::remove_file(ws.join(number.to_string())).unwrap();
+        }
+    });
+}

@@ -7,11 +7,11 @@
 # The JVM's own noise in /tmp is of no interest.
 export JAVA_TOOL_OPTIONS='-XX:-UsePerfData -Dstyle.color=never'
 unset MAVEN_OPTS MAVEN_ARGS M2_HOME
-mvn=(mvn -o -B -q)
+mvn=(/usr/share/maven/bin/mvn -o -B -q)
 repository=/root/.m2/repository
 
 map /harness /root/.m2
-cp -a "$DATA/maven/first" "$DATA/maven/second" /harness/
+cp -a "$CACHE/maven/projects/first" "$CACHE/maven/projects/second" /harness/
 cp -a "$CACHE/maven/m2/." /root/.m2/
 assert_missing $repository/demo
 mount_stage
@@ -36,7 +36,7 @@ assert_exists /harness/second/target/surefire-reports/TEST-demo.PartyTest.xml
 
 note "both at once in a group"
 rm -r /harness/second
-cp -a "$DATA/maven/first" "$DATA/maven/second" /harness/
+cp -a "$CACHE/maven/projects/first" "$CACHE/maven/projects/second" /harness/
 expect 0 hfs group declare both again-first again-second
 hfs step run --group both again-second -- "${mvn[@]}" -f second/pom.xml install \
     >"$TMP/second.log" 2>&1 </dev/null &

@@ -2,20 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use nix::mount::MsFlags;
-
-use crate::error::{Context, Result};
-use crate::sys::mount;
+use crate::error::Result;
+use crate::stage::{stage_mount, survivors};
 use crate::sys::mountinfo::{self, Mount};
+use crate::sys::{connection, mount};
 
-/// Where the kernel lists FUSE connections, if somebody mounted that.
-const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-/// Where it is mounted in the state directory otherwise, for a moment.
-pub const CONNECTIONS_DIR: &str = "connections";
+/// How long the processes of steps may take to end.
+const GRACE: Duration = Duration::from_secs(1);
 
-/// Aborts the connections of a stage whose daemon is gone and unmounts all its
-/// mounts lazily. Returns where they were.
+/// Aborts the connections of a stage whose daemon is gone, ends the processes of
+/// its steps, and unmounts all its mounts lazily. Returns where they were.
 ///
 /// # Errors
 /// As read(2) on the list of mounts, and umount2(2); every mount is tried.
@@ -25,7 +23,21 @@ pub fn clean(state_dir: &Path, label: &str) -> Result<Vec<PathBuf>> {
     if left.is_empty() {
         return Ok(Vec::new());
     }
-    abort(&left, state_dir);
+    abort(&left);
+    // Who was in a step finds nothing there any more, but files that the kernel
+    // serves by itself can still be written: in a layer that is soon sealed.
+    let stage_view = stage_mount(state_dir);
+    let steps = left.iter().filter(|mount| {
+        // Not the stage view: everybody may have that.
+        mountinfo::is_below(mount, state_dir) && mount.at != stage_view
+    });
+    let views: Vec<PathBuf> = steps.map(|mount| mount.at.clone()).collect();
+    match survivors::end(&views, GRACE) {
+        Ok(ended) => ended
+            .iter()
+            .for_each(|one| log::info!("ended with its step: {one}")),
+        Err(error) => log::error!("{error}"),
+    }
     let mut result = Ok(());
     for mount in left.iter().rev() {
         result = result.and(mount::detach(&mount.at));
@@ -50,39 +62,13 @@ fn of_stage<'a>(mounts: &'a [Mount], state_dir: &Path, label: &str) -> Vec<&'a M
 
 /// Aborts connections. The kernel does the same once the last descriptor of
 /// the device is closed; this is for one that was passed on.
-fn abort(mounts: &[&Mount], state_dir: &Path) {
+fn abort(mounts: &[&Mount]) {
     let minors: BTreeSet<&str> = mounts.iter().filter_map(|mount| mount.minor()).collect();
-    let listed = |dir: &Path| {
-        for minor in &minors {
-            if let Err(error) = std::fs::write(dir.join(minor).join("abort"), "1") {
-                log::debug!("abort of connection {minor}: {error}");
-            }
+    for minor in minors {
+        if let Err(error) = connection::abort(minor) {
+            log::warn!("cannot abort the connection {minor}: {error}");
         }
-    };
-    let common = Path::new(CONNECTIONS);
-    if minors.iter().any(|minor| common.join(minor).exists()) {
-        return listed(common);
     }
-    let own = state_dir.join(CONNECTIONS_DIR);
-    match mount_connections(&own) {
-        Ok(()) => {
-            listed(&own);
-            if let Err(error) = mount::detach(&own) {
-                log::warn!("{error}");
-            }
-        }
-        Err(error) => log::warn!("cannot abort the connections: {error}"),
-    }
-    let _ = std::fs::remove_dir(&own);
-}
-
-fn mount_connections(at: &Path) -> Result<()> {
-    if !at.is_dir() {
-        std::fs::create_dir(at).context(|| at.display().to_string())?;
-    }
-    let none = None::<&str>;
-    nix::mount::mount(none, at, Some("fusectl"), MsFlags::empty(), none)
-        .context(|| format!("mount fusectl at {}", at.display()))
 }
 
 #[cfg(test)]

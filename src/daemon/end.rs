@@ -43,12 +43,10 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         return Err(NotEnded::ByOther);
     }
     // Their commands first: whoever runs one waits for it.
-    for view in requests.views() {
-        match survivors::end(&view, how.grace) {
-            Ok(ended) if ended.is_empty() => {}
-            Ok(ended) => log::info!("{}", survivors::sentence(&ended).unwrap_or_default()),
-            Err(error) => log::warn!("{error}"),
-        }
+    match survivors::end(&requests.views(), how.grace) {
+        Ok(ended) if ended.is_empty() => {}
+        Ok(ended) => log::info!("{}", survivors::sentence(&ended).unwrap_or_default()),
+        Err(error) => log::warn!("{error}"),
     }
     let Some(stage) = requests.stage.take(how.patience) else {
         requests.stop_ending();

@@ -104,6 +104,5 @@ fn forget_files(state_dir: &Path) {
     for file in log_file::files(&state_dir.join(LOG)) {
         let _ = std::fs::remove_file(file);
     }
-    let _ = std::fs::remove_dir(state_dir.join(cleanup::CONNECTIONS_DIR));
     let _ = std::fs::remove_dir(state_dir);
 }

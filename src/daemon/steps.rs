@@ -118,7 +118,7 @@ fn finish(
     mount: &Path,
 ) -> Result<StepResult, Failure> {
     let grace = Duration::from_millis(run.grace_ms);
-    let survivors = survivors::end(mount, grace);
+    let survivors = survivors::end(&[mount.to_path_buf()], grace);
     let stage = requests.stage()?;
     let mut end = RunEnd {
         stage: &stage,
@@ -339,7 +339,7 @@ pub fn merge(
     for step in steps {
         views.extend(requests.steps.idle(step, true)?);
     }
-    let ended = end_in(&views, grace)?;
+    let ended = survivors::end(&views, grace)?;
     let merged = stage.merge(steps, on_conflict);
     if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
         steps.iter().for_each(|step| requests.steps.remove(step));
@@ -358,19 +358,11 @@ pub fn merge(
 pub fn discard(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, false)?.into_iter().collect();
-    let ended = end_in(&views, grace)?;
+    let ended = survivors::end(&views, grace)?;
     stage.discard(step)?;
     requests.steps.remove(step);
     let text = with_survivors(&ended, "");
     Ok(Reply::report(text, &json!({ "survivors": ended })))
-}
-
-fn end_in(views: &[PathBuf], grace: Duration) -> Result<Vec<Survivor>, Failure> {
-    let mut ended = Vec::new();
-    for view in views {
-        ended.extend(survivors::end(view, grace)?);
-    }
-    Ok(ended)
 }
 
 fn with_survivors(survivors: &[Survivor], text: &str) -> String {

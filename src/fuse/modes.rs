@@ -68,6 +68,12 @@ impl Modes {
         past
     }
 
+    /// Those that somebody may write past us.
+    pub fn all_written_past_us(&self) -> Vec<Ino> {
+        let written = self.open.iter().filter(|mode| mode.writers > 0);
+        written.map(|mode| *mode.key()).collect()
+    }
+
     /// True while somebody may write the inode past us: its attributes are then
     /// good for one answer only.
     pub fn written_past_us(&self, ino: Ino) -> bool {

@@ -5,6 +5,7 @@ use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded};
@@ -18,6 +19,7 @@ use super::stats::Stats;
 use super::workers::Workers;
 use crate::error::{Context, Error, Result};
 use crate::stage::{Invalidation, Options, Session, Sessions};
+use crate::sys::{connection, mountinfo};
 use crate::tree::Ino;
 use crate::view::View;
 
@@ -48,6 +50,9 @@ pub struct FuseSession {
     connection: u64,
     notifier: Notifier,
     stats: Arc<Stats>,
+    modes: Arc<Modes>,
+    /// It did not end by itself after its unmount.
+    aborted: AtomicBool,
     negotiated: Arc<Negotiated>,
     ended: Receiver<()>,
 }
@@ -92,11 +97,12 @@ fn serve(
     let on_overlay = nix::sys::statfs::statfs(&view.open_layer_path())
         .is_ok_and(|stat| stat.filesystem_type().0.cast_unsigned() == OVERLAYFS_MAGIC);
     let negotiated = Arc::new(Negotiated::default());
+    let modes = Arc::new(Modes::default());
     let adapter = Adapter::new(
         view.clone(),
         stats.clone(),
         workers,
-        Arc::new(Modes::default()),
+        modes.clone(),
         negotiated.clone(),
         options.passthrough && !view.is_live(),
         if on_overlay { 2 } else { 1 },
@@ -124,6 +130,8 @@ fn serve(
         connection,
         notifier,
         stats,
+        modes,
+        aborted: AtomicBool::new(false),
         negotiated,
         ended,
     })
@@ -143,49 +151,17 @@ fn read_ahead_further(connection: u64) {
 /// device (fusectl, Documentation/filesystems/fuse.rst). Read from mountinfo,
 /// because a stat would ask the very session that is not served yet.
 fn connection_of(at: &Path) -> Result<u64> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let at =
         std::fs::canonicalize(at.parent().unwrap_or(at))?.join(at.file_name().unwrap_or_default());
-    let text = at.display().to_string();
-    mounts
-        .lines()
-        .rev()
-        .find_map(|line| {
-            let mut fields = line.split(' ');
-            let device = fields.nth(2)?;
-            let place = fields.nth(1)?;
-            let minor = device.split_once(':')?.1;
-            (place == text).then(|| minor.parse().ok()).flatten()
+    let mounts = mountinfo::own()?;
+    let ours = mounts.iter().rev().find(|mount| mount.at == at);
+    ours.and_then(|mount| mount.minor()?.parse().ok())
+        .ok_or_else(|| {
+            Error::new(
+                Errno::ENOENT,
+                format!("{} is not in mountinfo", at.display()),
+            )
         })
-        .ok_or_else(|| Error::new(Errno::ENOENT, format!("{text} is not in mountinfo")))
-}
-
-/// Ends a FUSE connection: every request in flight fails.
-fn abort_connection(connection: u64) -> Result<()> {
-    let file = PathBuf::from(format!("/sys/fs/fuse/connections/{connection}/abort"));
-    if file.exists() {
-        return Ok(std::fs::write(file, "1")?);
-    }
-    // fusectl is not mounted in most containers: look through a mount of our own.
-    let place =
-        std::env::temp_dir().join(format!("harness-fs-{}-{connection}", std::process::id()));
-    std::fs::create_dir(&place)?;
-    let none: Option<&str> = None;
-    let done = nix::mount::mount(
-        Some("none"),
-        &place,
-        Some("fusectl"),
-        MsFlags::empty(),
-        none,
-    )
-    .map_err(Error::from)
-    .and_then(|()| {
-        let written = std::fs::write(place.join(connection.to_string()).join("abort"), "1");
-        nix::mount::umount2(&place, MntFlags::MNT_DETACH)?;
-        Ok(written?)
-    });
-    let _ = std::fs::remove_dir(&place);
-    done
 }
 
 /// Tells the kernel what to forget; that it knows nothing of it is no error.
@@ -297,8 +273,18 @@ impl Session for FuseSession {
         Ok(())
     }
 
+    fn held(&self) -> Vec<Ino> {
+        // The kernel releases every file before a session ends by itself, even
+        // if we were not told of the last ones.
+        match self.aborted.load(Ordering::Acquire) {
+            true => self.modes.all_written_past_us(),
+            false => Vec::new(),
+        }
+    }
+
     fn abort(&self) {
-        if let Err(error) = abort_connection(self.connection) {
+        self.aborted.store(true, Ordering::Release);
+        if let Err(error) = connection::abort(&self.connection.to_string()) {
             log::debug!("abort of connection {}: {error}", self.connection);
         }
     }

@@ -3,6 +3,7 @@
 mod base;
 pub mod copy_up;
 mod disk;
+mod held;
 mod ino;
 mod manifest;
 mod open;
@@ -22,6 +23,7 @@ use crate::tree::union::{Entry, Name};
 
 pub use base::Base;
 pub use disk::{DiskTree, Whiteouts, set_ino};
+pub use held::replace_by_copy;
 pub use ino::Inos;
 pub use manifest::Manifest;
 pub use open::{LinkState, OpenLayer, TREE};

@@ -41,6 +41,12 @@ pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result
             ));
         }
         apart(&path, given, &mapped.paths)?;
+        if mapped.paths.is_empty() && path.exists() && !path.is_dir() {
+            return Err(Failure::Usage(format!(
+                "{} cannot be the workspace: it is no directory, and steps run in it",
+                quoted(given)
+            )));
+        }
         mapped.paths.push(path);
     }
     let state = follow(state_dir)?;
@@ -173,7 +179,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_mapped_is_refused_with_a_sentence() {
-        let table: [(&str, &[&str], &str); 16] = [
+        let table: [(&str, &[&str], &str); 17] = [
+            ("/etc/passwd", &[], "cannot be the workspace"),
             ("harness", &[], "must be absolute"),
             ("", &[], "must be absolute"),
             ("/", &[], "is the root"),

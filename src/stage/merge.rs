@@ -83,11 +83,11 @@ impl Stage {
         on_conflict: impl Fn(&str) -> Option<Policy>,
     ) -> Result<MergeReport, Failure> {
         check_order(&self.state.lock(), steps)?;
-        let mut policies = Vec::new();
+        let (mut policies, mut notes) = (Vec::new(), Vec::new());
         for step in steps {
             policies.push(self.policies(on_conflict(step))?);
             if known_step(&self.state.lock(), step)?.state == Phase::Open {
-                self.seal_as(step, Phase::Sealed, None)?;
+                notes.extend(self.seal_as(step, Phase::Sealed, None)?.notes);
             }
         }
         self.seal_dirty_head()?;
@@ -135,6 +135,7 @@ impl Stage {
         if let Some((old, new)) = stacks {
             self.tell_kernel(&old, &new)?;
         }
+        prepared.report.notes.extend(notes);
         Ok(prepared.report)
     }
 

@@ -60,7 +60,7 @@ pub use status::{LayerInfo, Status, StepInfo, ViewInfo};
 pub use steps::{SealedStep, StepView};
 pub use teardown::EndReport;
 
-pub use names::layer_id;
+pub use names::{layer_id, stage_mount};
 
 use journal::Record;
 use names::STAGE_VIEW;
@@ -163,7 +163,7 @@ impl Stage {
         let cache = Mutex::default();
         let stack = build_stack(base.as_ref(), &sealed, &cache, &state.stack)?;
         let open = OpenLayer::open(&dir.join(VIEWS).join(STAGE_VIEW).join("open"))?;
-        let mount = dir.join(VIEWS).join(STAGE_VIEW).join("mnt");
+        let mount = names::stage_mount(dir);
         std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
         let stage_view = View::new(stack, open, inos.clone(), true)?;
         let running = Running {
@@ -271,7 +271,13 @@ impl Stage {
     /// # Errors
     /// What syncing and writing report; then the old state holds, in memory too.
     fn commit(&self, next: &mut State) -> Result<()> {
-        next.durable = next.options.durable;
+        let durable = next.options.durable;
+        self.commit_as(next, durable)
+    }
+
+    /// [`Stage::commit`], that survives a loss of power if `durable`.
+    fn commit_as(&self, next: &mut State, durable: bool) -> Result<()> {
+        next.durable = durable;
         if next.durable {
             self.sync()?;
         }

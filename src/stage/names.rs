@@ -1,5 +1,7 @@
 //! Names of steps, snapshots and groups, and ids of layers.
 
+use std::path::{Path, PathBuf};
+
 use super::Failure;
 
 /// Names become directory names; what is longer would not fit beside a suffix.
@@ -7,6 +9,11 @@ const LONGEST: usize = 200;
 
 /// The name of the stage's own view.
 pub const STAGE_VIEW: &str = "stage";
+
+/// Where a stage's own view is mounted first, before it is bound.
+pub fn stage_mount(state_dir: &Path) -> PathBuf {
+    state_dir.join(super::VIEWS).join(STAGE_VIEW).join("mnt")
+}
 
 /// What layers that no step wrote are said to be written by.
 const WRITERS: [&str; 3] = ["head", "join", "import"];

@@ -33,11 +33,10 @@ pub fn enter(view: &StepView) -> Result<Outside> {
     let cwd = std::env::current_dir().ok();
     let outside = Outside { namespace, cwd };
     mount::unshare()?;
-    match show(view) {
-        Ok(()) => {
-            chdir(working_directory(&view.mapped, outside.cwd.as_deref()))?;
-            Ok(outside)
-        }
+    let shown =
+        show(view).and_then(|()| chdir(working_directory(&view.mapped, outside.cwd.as_deref())));
+    match shown {
+        Ok(()) => Ok(outside),
         Err(error) => {
             outside.leave()?;
             Err(error)

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use nix::libc;
 
+use crate::tree::Ino;
+
 /// A process that uses a mapped path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Occupant {
@@ -80,6 +82,27 @@ pub fn find(mapped: &[PathBuf], except: &[i32]) -> Occupants {
     found
 }
 
+/// Who has the file open for writing that a view knows by `ino`, with the name
+/// of each. Numbers of new files are so high that no disk has them.
+pub fn writers(ino: Ino) -> Vec<(i32, String)> {
+    let writes = |pid: &i32| {
+        let process = pid.to_string();
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"));
+        descriptors
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|descriptor| {
+                let number = descriptor.file_name();
+                let number = number.to_string_lossy();
+                fdinfo(&process, &number, "ino:").is_some_and(|text| text.parse() == Ok(ino))
+                    && open_for_writing(&process, &number)
+            })
+    };
+    let all = processes().into_iter().filter(writes);
+    all.map(|pid| (pid, name(pid))).collect()
+}
+
 /// The numbers of all processes.
 pub fn processes() -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -126,13 +149,17 @@ fn written(process: &str, inside: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     })
 }
 
-/// The open flags stand in `fdinfo`, in octal (proc_pid_fdinfo(5)).
+/// A field of what is told of a descriptor (proc_pid_fdinfo(5)).
+fn fdinfo(process: &str, number: &str, field: &str) -> Option<String> {
+    let info = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{number}")).ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix(field))?;
+    Some(line.trim().to_owned())
+}
+
+/// The open flags stand there in octal.
 fn open_for_writing(process: &str, number: &str) -> bool {
-    let info = std::fs::read_to_string(format!("/proc/{process}/fdinfo/{number}"));
-    let flags = info.ok().and_then(|info| {
-        let line = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
-        i32::from_str_radix(line.trim(), 8).ok()
-    });
+    let flags =
+        fdinfo(process, number, "flags:").and_then(|flags| i32::from_str_radix(&flags, 8).ok());
     flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
 }
 

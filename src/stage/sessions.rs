@@ -42,6 +42,10 @@ pub trait Session: Send + Sync {
     /// As umount2(2); then the view may still be in use.
     fn unmount(&self) -> Result<()>;
 
+    /// The inodes that somebody can still write past us, once it is unmounted:
+    /// who kept a file open that the kernel serves by itself.
+    fn held(&self) -> Vec<Ino>;
+
     /// Makes every request in flight and every later one fail.
     fn abort(&self);
 

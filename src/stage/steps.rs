@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::diff::as_seen;
 use super::head::forget_seal;
 use super::journal::Record;
 use super::names::{self, STAGE_VIEW};
 use super::state::{Phase, State, StepState, now};
-use super::{Failure, Running, Stage, failpoint, recover};
+use super::{Failure, Running, Stage, failpoint, occupants, recover};
 use crate::error::{Context, Result};
 use crate::layer::{Manifest, OpenLayer, seal};
+use crate::tree::Ino;
 use crate::view::View;
 
 /// What is needed to run something in a step's view.
@@ -42,6 +44,8 @@ pub struct SealedStep {
     pub whiteouts: u64,
     /// Bytes of content that it holds.
     pub bytes: u64,
+    /// What else the user should know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Stage {
@@ -178,8 +182,9 @@ impl Stage {
         reason: Option<&str>,
     ) -> Result<SealedStep, Failure> {
         let known = known_step(&self.state.lock(), step)?.clone();
+        let mut notes = Vec::new();
         if known.state == Phase::Open {
-            self.end_view(step, &known)?;
+            notes = self.end_view(step, &known)?;
         } else if phase == Phase::Sealed {
             return self.sealed(step, known.layer);
         }
@@ -193,7 +198,8 @@ impl Stage {
         failpoint::hit("seal-step-after-commit");
         recover::remove_view(&self.view_dir(step));
         let layer = known_step(&next, step)?.layer.clone();
-        self.sealed(step, layer)
+        let sealed = self.sealed(step, layer)?;
+        Ok(SealedStep { notes, ..sealed })
     }
 
     fn sealed(&self, name: &str, layer: Option<String>) -> Result<SealedStep, Failure> {
@@ -207,16 +213,20 @@ impl Stage {
             entries: manifest.as_ref().map_or(0, |told| told.entries),
             whiteouts: manifest.as_ref().map_or(0, |told| told.whiteouts),
             bytes: manifest.as_ref().map_or(0, |told| told.bytes),
+            notes: Vec::new(),
         })
     }
 
     /// Unmounts a step's view and seals its layer. The state names the layer
-    /// in memory; the caller commits.
-    fn end_view(&self, step: &str, known: &StepState) -> Result<(), Failure> {
+    /// in memory; the caller commits. Returns what the user should know.
+    fn end_view(&self, step: &str, known: &StepState) -> Result<Vec<String>, Failure> {
         let running = self.running(step)?;
+        let mut notes = Vec::new();
         if let Some(session) = &running.session {
             session.unmount()?;
             self.remember_requests(session.as_ref());
+            let held = running.view.part_from_writers(&session.held())?;
+            notes = self.tell_of_writers(&held);
         }
         let open = running.view.close()?;
         let layer = if open.is_clean()? {
@@ -248,7 +258,30 @@ impl Stage {
             known.ended = Some(now());
         }
         self.running.lock().remove(step);
-        Ok(())
+        Ok(notes)
+    }
+
+    /// A sentence for each file that somebody outside of the step goes on
+    /// writing, and who that is.
+    fn tell_of_writers(&self, held: &[(Ino, PathBuf)]) -> Vec<String> {
+        let mapped = self.options().mapped;
+        let tell = |(ino, path): &(Ino, PathBuf)| {
+            let writers: Vec<String> = occupants::writers(*ino)
+                .iter()
+                .map(|(pid, name)| format!("{name} (pid {pid})"))
+                .collect();
+            let who = match writers.is_empty() {
+                true => "a process outside of the step".to_owned(),
+                false => writers.join(", "),
+            };
+            let note = format!(
+                "{} is still open for writing in {who}; what is written there from now on is lost",
+                as_seen(&mapped, path).display()
+            );
+            log::warn!("{note}");
+            note
+        };
+        held.iter().map(tell).collect()
     }
 
     /// Ends a step and drops what it did. Whoever is still in its view gets errors.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,9 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use super::occupants;
 use crate::error::{Error, Result};
-use crate::sys::mountinfo;
+use crate::sys::mountinfo::{self, Mount};
 use crate::sys::process::Process;
 
+/// How many are named in one sentence.
+const NAMED: usize = 10;
 /// How long the kernel may take to end what was killed.
 const KILL_WAIT: Duration = Duration::from_secs(5);
 
@@ -45,28 +47,36 @@ pub fn sentence(survivors: &[Survivor]) -> Option<String> {
         1 => "1 process",
         more => &format!("{more} processes"),
     };
-    let names: Vec<String> = survivors.iter().map(ToString::to_string).collect();
+    let shown = survivors.iter().take(NAMED);
+    let mut names: Vec<String> = shown.map(ToString::to_string).collect();
+    if survivors.len() > NAMED {
+        names.push(format!("and {} more", survivors.len() - NAMED));
+    }
     let names = names.join(", ");
     Some(format!("ended {plural} left by the step: {names}"))
 }
 
-/// The processes in the view that is mounted at `view`, by the mounts they see.
+/// The processes in the views that are mounted at `views`, by the mounts they see.
 ///
 /// # Errors
 /// As read(2) on this process's own mounts.
-pub fn find(view: &Path) -> Result<Vec<i32>> {
+pub fn find(views: &[PathBuf]) -> Result<Vec<i32>> {
     let own = mountinfo::own()?;
-    let Some(mount) = own.iter().rev().find(|mount| mount.at == view) else {
+    let mounted: Vec<&Mount> = own
+        .iter()
+        .filter(|mount| views.contains(&mount.at))
+        .collect();
+    if mounted.is_empty() {
         return Ok(Vec::new());
-    };
-    Ok(in_view(&mount.device, view, occupants::processes()))
+    }
+    Ok(in_views(&mounted, occupants::processes()))
 }
 
-/// A process is in the view if its mount namespace has the view's device
+/// A process is in a view if its mount namespace has the view's device
 /// elsewhere than at the view's own mount point: whoever merely copied all
 /// mounts (`unshare -m`, a container about to start, the namespace of a sibling
 /// step in the making) has it there only and is none of ours.
-fn in_view(device: &str, view: &Path, processes: Vec<i32>) -> Vec<i32> {
+fn in_views(views: &[&Mount], processes: Vec<i32>) -> Vec<i32> {
     let own = occupants::mount_namespace("self");
     let mut known: HashMap<u64, bool> = HashMap::new();
     let inside = |pid: &i32| {
@@ -79,20 +89,23 @@ fn in_view(device: &str, view: &Path, processes: Vec<i32>) -> Vec<i32> {
         }
         *known.entry(namespace).or_insert_with(|| {
             let mounts = mountinfo::of(&process).unwrap_or_default();
-            let mut shown = mounts.iter().filter(|mount| mount.device == device);
-            shown.any(|mount| mount.at != view)
+            let shows = |mount: &Mount| {
+                let same = |view: &&Mount| view.device == mount.device && view.at != mount.at;
+                views.iter().any(same)
+            };
+            mounts.iter().any(shows)
         })
     };
     processes.into_iter().filter(inside).collect()
 }
 
-/// Ends every process in the view: tells it to, and kills it after the grace.
-/// Children that they make meanwhile are ended with them.
+/// Ends every process in the views: tells all to, and kills those that are left
+/// after the grace. Children that they make meanwhile are ended with them.
 ///
 /// # Errors
 /// `EBUSY` naming those that the kernel could not end.
-pub fn end(view: &Path, grace: Duration) -> Result<Vec<Survivor>> {
-    end_all(|| find(view), grace)
+pub fn end(views: &[PathBuf], grace: Duration) -> Result<Vec<Survivor>> {
+    end_all(|| find(views), grace)
 }
 
 fn end_all(find: impl Fn() -> Result<Vec<i32>>, grace: Duration) -> Result<Vec<Survivor>> {
@@ -228,6 +241,9 @@ mod tests {
     fn nobody_left_is_no_sentence() {
         assert_eq!(end_all(|| Ok(Vec::new()), Duration::ZERO).unwrap(), []);
         assert_eq!(sentence(&[]), None);
-        assert_eq!(find(Path::new("/no/such/view")).unwrap(), Vec::<i32>::new());
+        assert_eq!(
+            find(&[PathBuf::from("/no/such/view")]).unwrap(),
+            Vec::<i32>::new()
+        );
     }
 }

@@ -5,7 +5,6 @@ use serde::Serialize;
 use super::names::STAGE_VIEW;
 use super::state::Phase;
 use super::{Failure, Running, Stage, failpoint, recover};
-use crate::error::Result;
 
 /// What ending the stage left or threw away.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -61,8 +60,7 @@ impl Stage {
         let mut next = self.state.lock().clone();
         report.kept_steps = next.steps.keys().cloned().collect();
         failpoint::hit("unmount-before-commit");
-        self.sync()?;
-        self.commit_durably(&mut next)?;
+        self.commit_as(&mut next, true)?;
         failpoint::hit("unmount-after-commit");
         Ok(report)
     }
@@ -84,16 +82,5 @@ impl Stage {
         }
         self.running.lock().remove(name);
         Ok(())
-    }
-
-    /// A commit that survives a loss of power, whatever the options say.
-    fn commit_durably(&self, next: &mut super::State) -> Result<()> {
-        let wanted = next.options.durable;
-        next.options.durable = true;
-        let done = self.commit(next);
-        // Only this one: the option is the user's.
-        next.options.durable = wanted;
-        self.state.lock().options.durable = wanted;
-        done
     }
 }

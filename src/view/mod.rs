@@ -8,6 +8,7 @@ mod attr;
 mod copy_up;
 mod create;
 mod dir;
+mod held;
 mod io;
 mod link;
 mod lookup;

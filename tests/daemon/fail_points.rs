@@ -308,11 +308,8 @@ fn client_killed_at_every_point(rig: &Rig, operation: &Operation) {
             if operation.arguments != STEP.arguments {
                 assert_eq!(found, new, "{at}: the daemon was asked and is alive");
             }
-            assert_eq!(
-                rig.step("later", &["--on-conflict", "last"], "echo later > later")
-                    .code,
-                0
-            );
+            let later = rig.step("later", &["--on-conflict", "last"], "echo later > later");
+            assert_eq!(later.code, 0, "{at}: {later:?}\n{}", rig.log());
         }
     }
     saved.end();

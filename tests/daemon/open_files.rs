@@ -108,6 +108,47 @@ fn what_is_mapped_at_the_end_is_kept() {
     });
 }
 
+/// A descriptor that was given to somebody who does not belong to the step, as
+/// a connection master or a log collector is.
+#[test]
+fn who_is_no_part_of_the_step_cannot_write_its_layer() {
+    alone(|rig| {
+        rig.mount();
+        let fifo = |name: &str| {
+            let path = rig.path().join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            path
+        };
+        let (go, gone) = (fifo("go"), fifo("gone"));
+        let outside = format!(
+            "read line < {}; echo too late >&3; echo $? > {}",
+            go.display(),
+            gone.display()
+        );
+        let script = format!(
+            "echo in time > one; ln one two; exec 3>>one
+            nsenter --mount --target 1 sh -c '{outside}' </dev/null >/dev/null 2>&1 &
+            until [ \"$(readlink /proc/$!/ns/mnt)\" = \"$(readlink /proc/1/ns/mnt)\" ]; do :; done"
+        );
+        let ran = rig.step("s", &[], &script);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(
+            ran.err.contains(" is still open for writing in sh (pid "),
+            "{ran:?}"
+        );
+        fs::write(&go, "\n").unwrap();
+        // That it failed would be as good; it is a file without a name.
+        assert_eq!(fs::read_to_string(&gone).unwrap(), "0\n");
+        let seen = rig.step("look", &[], "cat one two; stat -c %h one");
+        assert_eq!(seen.out, "in time\nin time\n2\n", "{seen:?}");
+        assert_eq!(
+            fs::read_to_string(rig.ws().join("one")).unwrap(),
+            "in time\n"
+        );
+        rig.ok(&["unmount"]);
+    });
+}
+
 #[test]
 fn many_files_are_open_at_once() {
     alone(|rig| {

@@ -173,6 +173,7 @@ fn ending_keeps_or_removes_the_state() {
             .contains("\"durable\": true")
     );
     let rig = rig.die_and_resume();
+    assert!(!rig.stage.options().durable, "only that commit was");
     assert!(rig.tree().has("0/x"));
     rig.stage.snapshot_create("snap").unwrap();
     let report = rig.stage.end(false).unwrap();

@@ -61,6 +61,9 @@ impl Session for Fake {
         self.told.lock().unwrap().extend(changes);
         Ok(())
     }
+    fn held(&self) -> Vec<harness_fs::tree::Ino> {
+        Vec::new()
+    }
     fn collect_mapped(&self) -> Result<()> {
         Ok(())
     }

@@ -25,10 +25,10 @@ use crate::tree::Kind;
 pub fn replace_by_copy(open: &OpenLayer, path: &Path) -> Result<()> {
     let copy = open.temporary();
     let replaced = copy_file(open, path, &copy).and_then(|before| {
-        let mut names = vec![path.to_path_buf()];
-        if before.attr.nlink > 1 {
-            names.extend(names_of(open, before.ino)?);
-        }
+        let names = match before.attr.nlink {
+            0 | 1 => vec![path.to_path_buf()],
+            _ => names_of(open, before.ino)?,
+        };
         for name in &names {
             let further = open.temporary();
             at::link(open, &copy, open, &further)?;

@@ -29,6 +29,29 @@ Example:
         #[arg(long)]
         json: bool,
     },
+    /// Merge what has ended of a group, without waiting for the rest.
+    ///
+    /// For a step that was skipped, or a merge that was not possible when the
+    /// last step ended. Steps that are running have to end first.
+    Close {
+        /// The group.
+        #[arg(value_name = "GROUP")]
+        group: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Forget a group; what has ended of it is kept.
+    ///
+    /// Each of its steps can then be merged or discarded on its own.
+    Rm {
+        /// The group.
+        #[arg(value_name = "GROUP")]
+        group: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Carries it out.
@@ -36,10 +59,14 @@ Example:
 /// # Errors
 /// One sentence.
 pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
-    let Command::Declare {
-        group,
-        members,
-        json,
-    } = command;
-    show(place.ask(&Request::GroupDeclare { group, members })?, json)
+    let (request, json) = match command {
+        Command::Declare {
+            group,
+            members,
+            json,
+        } => (Request::GroupDeclare { group, members }, json),
+        Command::Close { group, json } => (Request::GroupClose { group }, json),
+        Command::Rm { group, json } => (Request::GroupRemove { group }, json),
+    };
+    show(place.ask(&request)?, json)
 }

@@ -158,6 +158,16 @@ pub enum Request {
     },
     /// The steps there are.
     StepList {},
+    /// Merge what has ended of a group, without waiting for the rest.
+    GroupClose {
+        /// The group.
+        group: String,
+    },
+    /// Forget a group; its steps stay.
+    GroupRemove {
+        /// The group.
+        group: String,
+    },
     /// Steps that are to be merged together.
     GroupDeclare {
         /// The group's name.

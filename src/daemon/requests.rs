@@ -162,6 +162,14 @@ impl Requests {
                 let steps = self.stage()?.steps();
                 Ok(Reply::report(render::steps(&steps), &steps))
             }
+            Request::GroupClose { group } => {
+                let report = self.stage()?.close_group(&group)?;
+                Ok(Reply::report(render::merged(&report), &report))
+            }
+            Request::GroupRemove { group } => {
+                self.stage()?.remove_group(&group)?;
+                Ok(Reply::done())
+            }
             Request::GroupDeclare { group, members } => {
                 self.stage()?.declare_group(&group, &members)?;
                 Ok(Reply::done())

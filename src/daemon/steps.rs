@@ -90,8 +90,9 @@ pub fn run(
 ) -> Result<Reply, Failure> {
     let view = {
         let stage = requests.stage()?;
-        if let Some(group) = &run.group {
-            stage.check_member(group, &run.step)?;
+        match &run.group {
+            Some(group) => stage.check_member(group, &run.step)?,
+            None => stage.check_no_member(&run.step)?,
         }
         stage.begin(&run.step)?
     };
@@ -108,7 +109,27 @@ pub fn run(
     };
     let result = finish(requests, &run, ended.as_ref(), &mount);
     steps.remove(&run.step);
-    Ok(Reply::StepDone(result?))
+    match result {
+        Ok(result) => Ok(Reply::StepDone(result)),
+        Err(failure) => Err(left_open(requests, &run.step, failure)),
+    }
+}
+
+/// A step that could not be brought to its end, on a full disk above all, is
+/// still there, and so is what it wrote.
+fn left_open(requests: &Requests, step: &str, failure: Failure) -> Failure {
+    let steps = requests.stage().map(|stage| stage.steps());
+    let there = steps.is_ok_and(|steps| steps.iter().any(|known| known.name == step));
+    match failure {
+        Failure::Failed(error) if there => {
+            let text = format!(
+                "step '{step}' has ended but could not be put away: {error}; once that is mended, \
+                 `step merge {step}` or `step discard {step}` does it"
+            );
+            Error::new(error.errno(), text).into()
+        }
+        other => other,
+    }
 }
 
 fn finish(

@@ -1,6 +1,6 @@
 //! Groups: steps that run at once and merge together, in declared order.
 
-use super::state::{Ended, GroupState, Phase};
+use super::state::{Ended, GroupState, Phase, State};
 use super::steps::known_step;
 use super::{Failure, MergeReport, Stage, names};
 use crate::merge::Policy;
@@ -73,6 +73,20 @@ impl Stage {
         Ok(self.commit(&mut next)?)
     }
 
+    /// Checks that a step that is to run alone was declared in no group, which
+    /// would wait for it in vain.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] naming the group.
+    pub fn check_no_member(&self, step: &str) -> Result<(), Failure> {
+        match group_of(&self.state.lock(), step) {
+            None => Ok(()),
+            Some(group) => Err(Failure::Usage(format!(
+                "step '{step}' was declared in group '{group}': run it with --group '{group}'"
+            ))),
+        }
+    }
+
     /// Checks that a step was declared in a group, before it is begun.
     ///
     /// # Errors
@@ -80,9 +94,7 @@ impl Stage {
     /// that is no member.
     pub fn check_member(&self, group: &str, step: &str) -> Result<(), Failure> {
         let state = self.state.lock();
-        let Some(known) = state.groups.get(group) else {
-            return Err(Failure::NotFound(format!("there is no group '{group}'")));
-        };
+        let known = known_group(&state, group)?;
         if known.members.iter().any(|member| member == step) {
             return Ok(());
         }
@@ -137,37 +149,124 @@ impl Stage {
             known.exit = Some(0);
         }
         let Some(known) = next.groups.get_mut(group) else {
-            return Err(Failure::NotFound(format!("there is no group '{group}'")));
+            // It was the last of which nothing is to be merged.
+            return Ok(Some(MergeReport::default()));
         };
         known.ended.insert(step.to_owned(), ended);
         if let Some(policy) = on_conflict {
             known.on_conflict.insert(step.to_owned(), policy);
         }
-        let all = known.members.iter();
-        if all.clone().any(|member| !known.ended.contains_key(member)) {
+        if known
+            .members
+            .iter()
+            .any(|member| !known.ended.contains_key(member))
+        {
             self.commit(&mut next)?;
             return Ok(None);
         }
-        let merge = |member: &&String| known.ended.get(*member) == Some(&Ended::Merge);
-        let steps: Vec<String> = all.filter(merge).cloned().collect();
-        let policies = known.on_conflict.clone();
         self.commit(&mut next)?;
+        self.merge_group(group).map(Some)
+    }
+
+    /// Merges what has ended of a group, without waiting for members that never
+    /// began; the group is gone then, unless the merge was not possible at all.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] for an unknown group, [`Failure::Usage`] while a
+    /// member is open, else as [`Stage::merge`].
+    pub fn close_group(&self, name: &str) -> Result<MergeReport, Failure> {
+        let _life = self.life.lock();
+        let state = self.state.lock().clone();
+        let known = known_group(&state, name)?;
+        let open = |member: &&String| {
+            let step = state.steps.get(*member);
+            step.is_some_and(|step| step.state == Phase::Open)
+        };
+        if let Some(member) = known.members.iter().find(open) {
+            let text = format!(
+                "step '{member}' of group '{name}' has not ended; end it, or discard it first"
+            );
+            return Err(Failure::Usage(text));
+        }
+        self.merge_group(name)
+    }
+
+    /// Forgets a group. Steps of it that have ended are kept, each to be merged
+    /// or discarded on its own.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] for an unknown group, or what committing reports.
+    pub fn remove_group(&self, name: &str) -> Result<(), Failure> {
+        let _life = self.life.lock();
+        let mut next = self.state.lock().clone();
+        known_group(&next, name)?;
+        dissolve(&mut next, name);
+        Ok(self.commit(&mut next)?)
+    }
+
+    /// Merges the members that have ended and are to be merged, in declared order.
+    fn merge_group(&self, name: &str) -> Result<MergeReport, Failure> {
+        let state = self.state.lock().clone();
+        let known = known_group(&state, name)?;
         // A member may have been merged or discarded by hand meanwhile.
-        let there: Vec<String> = steps
-            .into_iter()
-            .filter(|member| next.steps.contains_key(member))
-            .collect();
-        let merged = if there.is_empty() {
+        let merge = |member: &&String| {
+            known.ended.get(*member) == Some(&Ended::Merge) && state.steps.contains_key(*member)
+        };
+        let steps: Vec<String> = known.members.iter().filter(merge).cloned().collect();
+        let merged = if steps.is_empty() {
             Ok(MergeReport::default())
         } else {
-            self.merge_locked(&there, |step| policies.get(step).copied())
+            self.merge_locked(&steps, |step| known.on_conflict.get(step).copied())
         };
         // On a conflict its members are kept, each to be merged on its own.
         if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
             let mut next = self.state.lock().clone();
-            next.groups.remove(group);
+            dissolve(&mut next, name);
             self.commit(&mut next)?;
         }
-        merged.map(Some)
+        merged
+    }
+}
+
+fn known_group<'a>(state: &'a State, name: &str) -> Result<&'a GroupState, Failure> {
+    let known = state.groups.get(name);
+    known.ok_or_else(|| Failure::NotFound(format!("there is no group '{name}'")))
+}
+
+fn dissolve(state: &mut State, name: &str) {
+    state.groups.remove(name);
+    for step in state.steps.values_mut() {
+        step.group.take_if(|group| group == name);
+    }
+}
+
+/// The group that waits for a step.
+pub(super) fn group_of(state: &State, step: &str) -> Option<String> {
+    let holds = |group: &GroupState| group.members.iter().any(|name| name == step);
+    let mut groups = state.groups.iter().filter(|(_, group)| holds(group));
+    groups.next().map(|(name, _)| name.clone())
+}
+
+/// A member begins, perhaps once more: what it did before does not count.
+pub(super) fn member_begins(state: &mut State, step: &str) {
+    for group in state.groups.values_mut() {
+        group.ended.remove(step);
+        group.on_conflict.remove(step);
+    }
+}
+
+/// A member was merged or discarded: its group does not wait for it, and is gone
+/// with the last.
+pub(super) fn member_leaves(state: &mut State, step: &str) {
+    let Some(name) = group_of(state, step) else {
+        return;
+    };
+    let Some(group) = state.groups.get_mut(&name) else {
+        return;
+    };
+    group.ended.insert(step.to_owned(), Ended::Dropped);
+    let left = |member| group.ended.get(member) == Some(&Ended::Dropped);
+    if group.members.iter().all(left) {
+        dissolve(state, &name);
     }
 }

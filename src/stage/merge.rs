@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::compare::Sides;
 use super::delta::Scan;
+use super::groups::member_leaves;
 use super::join::Join;
 use super::numbers::Suspects;
 use super::state::{Phase, State, now};
@@ -114,6 +115,7 @@ impl Stage {
             for step in steps {
                 next.steps.remove(step);
                 next.gone.insert(step.clone(), MERGED.to_owned());
+                member_leaves(&mut next, step);
             }
             let new = self.stack_of(&next.stack)?;
             self.commit(&mut next)?;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::diff::as_seen;
+use super::groups::{group_of, member_begins, member_leaves};
 use super::head::forget_seal;
 use super::journal::Record;
 use super::names::{self, STAGE_VIEW};
@@ -99,6 +100,7 @@ impl Stage {
         };
         next.steps.insert(step.to_owned(), started);
         next.gone.remove(step);
+        member_begins(next, step);
         if let Err(error) = self.commit(next) {
             session.abort();
             session.unmount()?;
@@ -285,12 +287,18 @@ impl Stage {
     }
 
     /// Ends a step and drops what it did. Whoever is still in its view gets errors.
+    /// A member of a group that never began is waited for no longer.
     ///
     /// # Errors
     /// [`Failure::NotFound`] without such a step, else what unmounting or
     /// committing reports.
     pub fn discard(&self, step: &str) -> Result<(), Failure> {
         let _life = self.life.lock();
+        let mut next = self.state.lock().clone();
+        if !next.steps.contains_key(step) && group_of(&next, step).is_some() {
+            member_leaves(&mut next, step);
+            return Ok(self.commit(&mut next)?);
+        }
         self.drop_step(step)
     }
 
@@ -308,6 +316,7 @@ impl Stage {
         let mut next = self.state.lock().clone();
         next.steps.remove(step);
         next.gone.insert(step.to_owned(), "discarded".to_owned());
+        member_leaves(&mut next, step);
         self.commit(&mut next)?;
         self.running.lock().remove(step);
         recover::remove_view(&self.view_dir(step));
@@ -337,10 +346,4 @@ fn in_use(step: &str, known: &StepState) -> Failure {
             known.reason.as_deref().unwrap_or("no reason given")
         ),
     })
-}
-
-fn group_of(state: &State, step: &str) -> Option<String> {
-    let holds = |group: &super::state::GroupState| group.members.iter().any(|name| name == step);
-    let mut groups = state.groups.iter().filter(|(_, group)| holds(group));
-    groups.next().map(|(name, _)| name.clone())
 }

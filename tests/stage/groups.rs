@@ -133,3 +133,91 @@ fn a_conflict_in_a_group_changes_nothing_and_names_both_writers() {
     assert_eq!(tree.text("0/reports/junit.xml.b"), "b");
     assert_eq!(tree.text("0/reports/junit.xml.c"), "c");
 }
+
+fn success(rig: &Rig, step: &str) -> Option<Vec<String>> {
+    let ended = rig
+        .stage
+        .group_member_ended("g", step, MemberOutcome::Succeeded, None);
+    ended.unwrap().map(|report| report.steps)
+}
+
+#[test]
+fn a_member_that_never_runs_is_left_out() {
+    let rig = Rig::new();
+    rig.stage
+        .declare_group("g", &names(&["a", "b", "c"]))
+        .unwrap();
+    for step in ["c", "a"] {
+        rig.begin(step);
+        rig.in_view(step).write(&format!("0/{step}"), step);
+    }
+    assert_eq!(success(&rig, "c"), None);
+    let open = rig.stage.close_group("g").unwrap_err().to_string();
+    assert!(open.contains("'a'"), "{open}");
+    assert_eq!(success(&rig, "a"), None);
+    assert_eq!(rig.stage.close_group("g").unwrap().steps, ["a", "c"]);
+    assert!(rig.tree().has("0/a") && rig.tree().has("0/c"));
+    let gone = rig.stage.close_group("g");
+    assert!(matches!(gone, Err(Failure::NotFound(_))));
+}
+
+#[test]
+fn a_member_that_is_discarded_or_merged_by_hand_is_not_waited_for() {
+    let rig = Rig::new();
+    let members = names(&["a", "b", "c"]);
+    rig.stage.declare_group("g", &members).unwrap();
+    // Never begun.
+    rig.stage.discard("b").unwrap();
+    for step in ["a", "c"] {
+        rig.begin(step);
+        rig.in_view(step).write(&format!("0/{step}"), step);
+    }
+    rig.stage.merge(&names(&["c"]), None).unwrap();
+    assert_eq!(success(&rig, "a"), Some(names(&["a"])));
+    // The group is gone, and so it is when nothing is left to merge.
+    rig.stage.declare_group("g", &members).unwrap();
+    for step in &members {
+        rig.stage.discard(step).unwrap();
+    }
+    assert!(rig.stage.status().groups.is_empty());
+}
+
+#[test]
+fn a_group_that_cannot_merge_is_closed_or_forgotten_later() {
+    let rig = Rig::new();
+    let members = names(&["a", "b"]);
+    rig.stage.snapshot_create("before").unwrap();
+    rig.head().write("0/later", "");
+    rig.stage.declare_group("g", &members).unwrap();
+    rig.begin("a");
+    rig.begin("b");
+    assert_eq!(success(&rig, "a"), None);
+    // What they began on is left behind.
+    rig.stage.snapshot_restore("before").unwrap();
+    let stranded = rig
+        .stage
+        .group_member_ended("g", "b", MemberOutcome::Succeeded, None);
+    assert!(matches!(stranded, Err(Failure::Usage(_))), "{stranded:?}");
+    // To run them again starts from nothing: the first does not merge alone.
+    for step in &members {
+        rig.stage.discard(step).unwrap();
+    }
+    rig.stage.declare_group("g", &members).unwrap();
+    rig.begin("a");
+    rig.in_view("a").write("0/a", "");
+    assert_eq!(success(&rig, "a"), None);
+    rig.stage.remove_group("g").unwrap();
+    let kept = rig.stage.steps();
+    assert_eq!((kept.len(), &kept[0].group), (1, &None));
+    rig.stage.merge(&names(&["a"]), None).unwrap();
+    assert!(rig.tree().has("0/a"));
+}
+
+#[test]
+fn a_member_does_not_run_alone_unnoticed() {
+    let rig = Rig::new();
+    rig.stage.declare_group("g", &names(&["a"])).unwrap();
+    let alone = rig.stage.check_no_member("a").unwrap_err().to_string();
+    assert!(alone.contains("--group 'g'"), "{alone}");
+    rig.stage.check_no_member("b").unwrap();
+}

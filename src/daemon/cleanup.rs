@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::error::Result;
 use crate::stage::{stage_mount, survivors};
+use crate::sys::connection::Abort;
+use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
-use crate::sys::{connection, mount};
 
 /// How long the processes of steps may take to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -65,8 +66,8 @@ fn of_stage<'a>(mounts: &'a [Mount], state_dir: &Path, label: &str) -> Vec<&'a M
 fn abort(mounts: &[&Mount]) {
     let minors: BTreeSet<&str> = mounts.iter().filter_map(|mount| mount.minor()).collect();
     for minor in minors {
-        if let Err(error) = connection::abort(minor) {
-            log::warn!("cannot abort the connection {minor}: {error}");
+        if let Err(error) = Abort::of(minor).and_then(|connection| connection.abort()) {
+            log::warn!("not aborted: {error}");
         }
     }
 }

@@ -19,7 +19,8 @@ use super::stats::Stats;
 use super::workers::Workers;
 use crate::error::{Context, Error, Result};
 use crate::stage::{Invalidation, Options, Session, Sessions};
-use crate::sys::{connection, mountinfo};
+use crate::sys::connection::Abort;
+use crate::sys::mountinfo;
 use crate::tree::Ino;
 use crate::view::View;
 
@@ -48,6 +49,7 @@ pub struct FuseSession {
     at: PathBuf,
     view: Arc<View>,
     connection: u64,
+    abort: Option<Abort>,
     notifier: Notifier,
     stats: Arc<Stats>,
     modes: Arc<Modes>,
@@ -92,6 +94,10 @@ fn serve(
     device: OwnedFd,
 ) -> Result<FuseSession> {
     let connection = connection_of(at)?;
+    // Where it may not be looked at, the session ends without.
+    let abort = Abort::of(&connection.to_string())
+        .inspect_err(|error| log::warn!("{error}"))
+        .ok();
     let stats = Arc::new(Stats::new(WORKERS));
     let workers = Workers::start(WORKERS, &stats)?;
     let on_overlay = nix::sys::statfs::statfs(&view.open_layer_path())
@@ -128,6 +134,7 @@ fn serve(
         at: at.to_path_buf(),
         view,
         connection,
+        abort,
         notifier,
         stats,
         modes,
@@ -284,8 +291,8 @@ impl Session for FuseSession {
 
     fn abort(&self) {
         self.aborted.store(true, Ordering::Release);
-        if let Err(error) = connection::abort(&self.connection.to_string()) {
-            log::debug!("abort of connection {}: {error}", self.connection);
+        if let Some(Err(error)) = self.abort.as_ref().map(Abort::abort) {
+            log::warn!("abort of connection {}: {error}", self.connection);
         }
     }
 

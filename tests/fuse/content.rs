@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
 use crate::mounted::Mounted;
@@ -144,19 +143,6 @@ fn fallocate_and_copy_file_range() {
             &fs::read(view.path("copy")).expect("read")[..4096],
             &[0; 4096]
         );
-    });
-}
-
-#[test]
-fn locks_are_the_kernels_own() {
-    both_ways(|view| {
-        let one = File::create(view.path("lock")).expect("create");
-        let two = File::open(view.path("lock")).expect("open");
-        one.lock().expect("flock");
-        assert!(two.try_lock().is_err());
-        one.unlock().expect("unlock");
-        two.try_lock().expect("flock");
-        assert!(one.as_raw_fd() != two.as_raw_fd());
     });
 }
 

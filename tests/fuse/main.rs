@@ -4,7 +4,9 @@
 mod content;
 mod directories;
 mod links;
+mod locks;
 mod metadata;
 mod mounted;
 mod names;
+mod passthrough;
 mod peers;

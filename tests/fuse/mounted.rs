@@ -88,6 +88,11 @@ impl Mounted {
         self.session.as_ref().expect("mounted").requests()
     }
 
+    /// How the kernel and we agreed to serve it.
+    pub fn transport(&self) -> String {
+        self.session.as_ref().expect("mounted").transport()
+    }
+
     /// Unmounts, seals what was written, and mounts a fresh view on top of it.
     pub fn seal_and_remount(&mut self) {
         let session = self.session.take().expect("mounted");

@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_input;
+mod bundle;
 mod dead_stage;
 mod help;
 mod mounted;
+mod passthrough;
 mod protocol;
 mod rig;

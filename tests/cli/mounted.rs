@@ -6,8 +6,12 @@ use super::rig::{Ran, Rig, ran};
 /// Runs a shell script; `$H` is the program, `$W` the workspace of a stage that
 /// is mounted, `$T` a directory for anything else. The script ends with the
 /// stage unmounted, or the test fails.
-fn in_stage(script: &str) -> Ran {
-    let rig = Rig::new();
+pub fn in_stage(script: &str) -> Ran {
+    in_stage_of(&Rig::new(), script)
+}
+
+/// The same in a rig that outlives it; `$T` is its directory `tmp`.
+pub fn in_stage_of(rig: &Rig, script: &str) -> Ran {
     let (workspace, other) = (rig.path().join("ws"), rig.path().join("tmp"));
     std::fs::create_dir(&workspace).unwrap();
     std::fs::create_dir(&other).unwrap();
@@ -48,8 +52,8 @@ fn in_stage(script: &str) -> Ran {
 fn a_step_is_merged_or_leaves_no_trace() {
     in_stage(
         r#"
-        code 0 "$H" step run good -- sh -c 'echo 1 >a; pwd >b; echo "$HARNESS_FS_STEP $HARNESS_WORKSPACE" >c'
-        is "$(cat "$W/a" "$W/b" "$W/c")" "$(printf '1\n%s\ngood %s' "$W" "$W")"
+        code 0 "$H" step run good -- sh -c 'echo 1 >a; pwd >b; echo "$HARNESS_FS_STEP $HARNESS_WORKSPACE $DRONE_WORKSPACE" >c'
+        is "$(cat "$W/a" "$W/b" "$W/c")" "$(printf '1\n%s\ngood %s %s' "$W" "$W" "$W")"
         code 7 "$H" step run --result "$T/r" bad -- sh -c 'rm file; exit 7'
         is "$(cat "$W/file")" base
         grep -q '"outcome": "discarded"' "$T/r"
@@ -58,6 +62,113 @@ fn a_step_is_merged_or_leaves_no_trace() {
         code 126 "$H" step run no-program -- ./file
         code 124 "$H" step run --timeout 1s long -- sleep 100
         code 125 "$H" step run a/b -- true
+        "#,
+    );
+}
+
+#[test]
+fn a_command_of_an_open_step_has_the_same_environment() {
+    in_stage(
+        r#"
+        "$H" step begin open
+        code 0 env HARNESS_FS_STEP=x HARNESS_WORKSPACE=/x DRONE_WORKSPACE=/x \
+            "$H" step exec open -- sh -c 'echo "$HARNESS_FS_STEP $HARNESS_WORKSPACE $DRONE_WORKSPACE" >a'
+        "$H" step merge open
+        is "$(cat "$W/a")" "open $W $W"
+        "#,
+    );
+}
+
+#[test]
+fn steps_that_overlap_without_a_group_merge_as_they_finish_and_say_so() {
+    let ran = in_stage(
+        r#"
+        mkfifo "$T/ready" "$T/go"
+        "$H" step run slow -- sh -c 'echo slow >by-slow; echo >"$1/ready"; cat "$1/go"' - "$T" 2>"$T/slow" & slow=$!
+        cat "$T/ready"
+        "$H" step run fast -- sh -c '[ ! -e by-slow ] && echo fast >by-fast' 2>"$T/fast"
+        is "$(cat "$W/by-fast")" fast
+        [ ! -e "$W/by-slow" ]
+        echo >"$T/go"
+        wait "$slow"
+        is "$(cat "$W/by-fast" "$W/by-slow")" "$(printf 'fast\nslow')"
+        grep '^harness-fs: merged slow: ' "$T/slow"
+        cat "$T/fast" >&2
+        # In one group nothing races.
+        "$H" group declare g a b
+        "$H" step run --group g a -- sh -c 'echo >"$1/ready"; cat "$1/go"' - "$T" & a=$!
+        cat "$T/ready"
+        "$H" step run --group g b -- true 2>"$T/b"
+        code 1 grep 'at the same time' "$T/b"
+        echo >"$T/go"
+        wait "$a"
+        "#,
+    );
+    let said = "harness-fs: step 'fast' runs at the same time as slow without being in a group with it: each is \
+                merged when it ends (`group declare` gives a fixed order)\nharness-fs: merged fast: ";
+    assert!(ran.err.contains(said), "{}", ran.err);
+}
+
+#[test]
+fn a_shared_path_is_where_it_is_and_nowhere_else() {
+    in_stage(
+        r#"
+        "$H" unmount
+        mkdir "$T/vol"
+        echo base >"$T/vol/in-base"
+        "$H" mount --workspace "$W" --shared-path "$T/vol"
+        ours() { sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse\.harness-fs .*/\1/p' /proc/self/mountinfo | sort; }
+        is "$(ours)" "$(printf '%s\n' "$HARNESS_FS_STATE_DIR/views/stage/mnt" "$T/vol" "$W" | sort)"
+        code 0 "$H" step run look -- sh -euc '
+            is() { [ "$1" = "$2" ] || { echo "$1 is not $2" >&2; exit 99; }; }
+            is "$(grep -c fuse.harness-fs /proc/self/mountinfo)" 2
+            grep -q " $T/vol .*fuse.harness-fs" /proc/self/mountinfo
+            is "$(cat "$T/vol/in-base")" base
+            echo step >"$T/vol/by-step"
+            is "$(find "$W" -mindepth 1)" "$W/file"'
+        echo stage >"$T/vol/by-stage"
+        is "$(cat "$T/vol/by-step" "$T/vol/by-stage")" "$(printf 'step\nstage')"
+        is "$(find "$W" -mindepth 1)" "$W/file"
+        "$H" unmount
+        is "$(ours)" ''
+        is "$(ls -A "$T/vol")" in-base
+        [ ! -e "$HARNESS_FS_STATE_DIR" ]
+        "$H" mount --workspace "$W"
+        "#,
+    );
+}
+
+/// What waits is a write to a file that another program has a lease on
+/// (fcntl(2), `F_SETLEASE`): opening it takes until that lets go.
+#[test]
+fn status_tells_how_long_the_oldest_request_waits() {
+    in_stage(
+        r#"
+        waits() { "$H" status --json | grep -q '"oldest_request_ms": [0-9]'; }
+        echo one >"$W/slow"
+        mkfifo "$T/held" "$T/go"
+        python3 -c '
+import fcntl, os, signal, sys, time
+signal.signal(signal.SIGIO, lambda *_: None)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+while True:
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+        break
+    except BlockingIOError: # it is still open for what was just written
+        time.sleep(0.01)
+open(sys.argv[2], "w").close()
+open(sys.argv[3]).read()' "$(find "$HARNESS_FS_STATE_DIR/views" -xdev -name slow)" "$T/held" "$T/go" & holder=$!
+        cat "$T/held"
+        code 1 waits
+        echo two >>"$W/slow" & writer=$!
+        until waits; do sleep 0.05; done
+        "$H" status | grep -q '^  stage .* oldest in flight for [0-9]* ms$'
+        echo >"$T/go"
+        wait "$holder" "$writer"
+        is "$(cat "$W/slow")" "$(printf 'one
+two')"
+        while waits; do sleep 0.05; done
         "#,
     );
 }

@@ -41,18 +41,33 @@ fn a_full_disk_at_the_merge() {
         rig.mount();
         fs::write(rig.ws().join("in-head"), "x").unwrap();
         let old = tree(&rig.ws());
+        let fifo = |name: &str| {
+            let fifo = rig.path().join(name);
+            nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            fifo
+        };
+        let (filled, go) = (fifo("filled"), fifo("go"));
         // It does not mind that nothing more can be written.
         let script = format!(
-            "{FILL} || true; i=0; while mkdir d$i 2>/dev/null && [ $i -lt 99 ]; do i=$((i+1)); done; rm readme || true"
+            "{FILL} || true; i=0; while mkdir d$i 2>/dev/null && [ $i -lt 99 ]; do i=$((i+1)); done; \
+             rm readme || true; echo > {}; cat {}",
+            filled.display(),
+            go.display()
         );
-        let ran = rig.step("s", &[], &script);
+        let step = rig.start(&["step", "run", "s", "--", "sh", "-ec", &script]);
+        fs::read_to_string(filled).unwrap();
+        let new = tree(&rig.state().join("views/s/mnt/0"));
+        assert!(new != old && new.contains_key("fill"), "{:?}", new.keys());
+        fs::write(go, "").unwrap();
+        let ran = step.end();
         if ran.code == 0 {
-            assert!(rig.ws().join("fill").exists());
+            assert_eq!(tree(&rig.ws()), new, "{ran:?}");
         } else {
             assert_eq!(ran.code, 125, "{ran:?}");
             assert!(ran.err.contains("No space left"), "{ran:?}");
             assert_eq!(tree(&rig.ws()), old, "{ran:?}");
             rig.ok(&["step", "discard", "s"]);
+            assert_eq!(tree(&rig.ws()), old);
         }
         rig.ok(&["unmount"]);
     });

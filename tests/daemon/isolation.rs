@@ -217,3 +217,114 @@ fn the_default_place_is_closed_too() {
         assert_eq!(rig::start(unmount).end().code, 0);
     });
 }
+
+/// What a container runtime does (pivot_root(2)): a root of its own, with the
+/// system's programs, a `/proc` of its own process namespace, and one view.
+const CONTAINER: &str = r#"
+    root=$1 view=$2; shift 2
+    mkdir "$root"; mount -t tmpfs -o mode=755 container "$root"
+    mkdir "$root/proc" "$root/harness" "$root/tmp" "$root/old" "$root/usr" "$root/dev"
+    : >"$root/dev/null"; mount --bind /dev/null "$root/dev/null"
+    mount --rbind -o ro /usr "$root/usr"
+    for dir in /bin /sbin /lib /lib64; do
+        if [ -L "$dir" ]; then cp -P "$dir" "$root$dir"
+        elif [ -d "$dir" ]; then mkdir "$root$dir"; mount --bind "$dir" "$root$dir"; fi
+    done
+    mount --bind "$view" "$root/harness"
+    for more; do mkdir -p "$root$more"; mount --rbind "$more" "$root$more"; done
+    cd "$root"
+    mount -t proc proc proc
+    pivot_root . old
+    umount -l old; rmdir old
+    cd /harness
+    # Docker's own set of capabilities, but for mknod, which there a list of devices limits.
+    kept=chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,setfcap
+    exec setpriv --bounding-set="-all,+$(echo "$kept" | sed 's/,/,+/g')" --inh-caps=-all perl -e "$PROBE"
+"#;
+
+/// Prints what of a stage is reached, a line each; its state lay in `$STATE`.
+const PROBE: &str = r#"
+    use strict; use IO::Socket::UNIX;
+    my $state = $ENV{STATE};
+    sub look {
+        my ($way, $root) = @_;
+        for my $name ("layers", "views", "journal", "stage.json", "control.sock", "views/sibling/mnt/0/secret") {
+            print "$way$root$state/$name\n" if lstat("$root$state/$name");
+        }
+        my $socket = "$root$state/control.sock";
+        print "answered: $way$root\n" if -S $socket && IO::Socket::UNIX->new(Peer => $socket);
+    }
+    look("", "");
+    # Whoever else there is, and this process.
+    for my $process (glob("/proc/[0-9]*"), "/proc/self") {
+        look("", "$process/$_") for "root", "cwd", map { "fd/$_" } 0 .. 9;
+    }
+    # Up from the view, by name and by steps, further than it is deep anywhere.
+    look("", "/harness" . "/.." x $_) for 1 .. 9;
+    chdir "/harness" or die;
+    for (1 .. 9) { chdir ".." or die; look("upwards ", "."); }
+    my ($here, $root) = (join(" ", (stat ".")[0, 1]), join(" ", (stat "/")[0, 1]));
+    print "above the root: $here, not $root\n" if $here ne $root;
+    # Out of a chroot, which leads to the root of the mount namespace (chroot(2)).
+    mkdir "/tmp/deeper"; chroot "/tmp/deeper" or die "chroot: $!";
+    for (1 .. 9) { chdir ".." or die }
+    chroot "." or die;
+    look("after chroot ", "");
+    open(my $mounts, "<", "/proc/self/mountinfo") or die;
+    while (<$mounts>) {
+        # Its source is but a name, in which the state directory can occur.
+        my $mounted = join " ", (split / /)[3, 4];
+        print "mount: $_" if index($mounted, $state) >= 0 || (/ - fuse/ && $mounted ne "/0 /harness");
+    }
+    # By name, wherever it may be.
+    for my $found (`find / -path /usr -prune -o -path /proc -prune -o -print`) {
+        print "found: $found" if $found =~ m,/(control\.sock|stage\.json|daemon\.log|layers|secret)$,;
+    }
+    print "a way to new mounts\n" if -e "/dev/fuse";
+    # What it is for works.
+    open(my $made, ">", "/harness/made") or die "made: $!"; print $made "inside\n"; close $made or die;
+    open(my $readme, "<", "/harness/readme") or die; print STDERR <$readme>;
+"#;
+
+/// `docs/security.md`, "Steps in containers of their own": the view is mounted
+/// into it and nothing else, so there is no way to the socket, the state, the
+/// layers or the views of others, not even for root.
+#[test]
+fn a_container_with_one_view_reaches_nothing_else() {
+    alone(|rig| {
+        rig.mount();
+        assert_eq!(rig.step("first", &[], "echo first > first").code, 0);
+        for name in ["sibling", "mine"] {
+            rig.ok(&["step", "begin", name]);
+        }
+        let views = rig.state().join("views");
+        fs::write(views.join("sibling/mnt/0/secret"), "s3cret").unwrap();
+        let inside = |name: &str, view: &str, more: &[&Path]| {
+            let mut container = Command::new("unshare");
+            container.args(["--mount", "--propagation", "private", "--pid", "--fork"]);
+            container.args(["--kill-child", "sh", "-euc", CONTAINER, "sh"]);
+            container.arg(rig.path().join(name)).arg(views.join(view));
+            container.args(more);
+            container.env("STATE", rig.state()).env("PROBE", PROBE);
+            let ran = rig::start(container).end();
+            assert_eq!(
+                (ran.code, &*ran.err),
+                (0, "from the base\n"),
+                "{name}: {ran:?}"
+            );
+            ran.out
+        };
+        assert_eq!(inside("container", "mine/mnt/0", &[]), "");
+        // The same eyes do see what is mounted by mistake.
+        let state = rig.state();
+        let wrong = inside("wrong", "mine/mnt/0", &[&state]);
+        for part in ["control.sock", "layers", "answered: ", "mount: ", "found: "] {
+            assert!(wrong.contains(part), "no {part} in {wrong}");
+        }
+        rig.ok(&["step", "merge", "mine"]);
+        let made = fs::read_to_string(rig.ws().join("made")).unwrap();
+        assert_eq!(made, "inside\n");
+        assert!(!rig.ws().join("secret").exists());
+        rig.ok(&["unmount"]);
+    });
+}

@@ -79,8 +79,9 @@ rm -r /harness/new
 note "export"
 expect 0 hfs export saved --to "$layout"
 says .netrc
-wh_reported=
-if grep -qF '.wh.x' "$OUT" "$ERR"; then wh_reported=yes; fi
+# In an image layer such names would delete x: both are named, and left out.
+same_lines <(printf 'left out: %s\n' /harness/.wh.x /harness/src/.wh.x) \
+    <(sed -n '/\/\.wh\./s/ (.*//p' "$OUT" "$ERR" | LC_ALL=C sort) "what is said of .wh.x"
 python3 "$SCENARIOS/check-layout" "$layout" /harness $shared
 expect 0 hfs export saved --to "$TMP/again"
 same_lines <(cd "$layout" && find . -type f | LC_ALL=C sort) \
@@ -120,6 +121,8 @@ image=$("${podman[@]}" image mount "$pulled")
 "$DIGEST" --list "${unusual[@]}" "$image/harness" "$image$shared" >"$TMP/in-image"
 same_lines "$TMP/saved" "$TMP/in-image" "the tree in the image"
 assert_missing "$image/harness/.netrc"
+assert_missing "$image/harness/.wh.x"
+assert_missing "$image/harness/src/.wh.x"
 assert_exists "$image/harness/src/x"
 assert_exists "$image/harness/x"
 "${podman[@]}" image unmount "$pulled" >/dev/null
@@ -134,10 +137,8 @@ from_layout() {
     "$DIGEST" --list "${unusual[@]}" /harness $shared >"$TMP/from"
     same_lines "$TMP/saved" "$TMP/from" "the tree from the layout, over $1"
     assert_missing /harness/.netrc
-    if [ -z "$wh_reported" ]; then
-        assert_same "$(cat /harness/.wh.x)$(cat /harness/src/.wh.x)" \
-            'not a whiteoutnot a whiteout' '.wh.x, which no export reported'
-    fi
+    assert_missing /harness/.wh.x
+    assert_missing /harness/src/.wh.x
     assert_same "$(cat /harness/x)$(cat /harness/src/x)" basebase "the neighbours of .wh.x"
     # It is a stage like any other.
     expect 0 hfs step run use -- sh -euc 'cat src/renamed/7 && rm -r src/three && echo used >used'

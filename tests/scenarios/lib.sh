@@ -11,6 +11,7 @@
 #   HARNESS_FS_SCENARIO_TMP    parent of the temporary directory (default: /var/tmp)
 #   HARNESS_FS_SCENARIO_STATE  parent of the state directory (default: the temporary directory)
 #   HARNESS_FS_SCENARIO_MOUNT  more options for `mount`, such as --no-passthrough
+#   HARNESS_FS_NO_PASSTHROUGH  as for `mount`; that steps are served so, or with passthrough, is checked
 set -euo pipefail
 
 SCENARIOS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -193,6 +194,24 @@ mount_stage() {
     mount_points >"$TMP/mounts-before"
     shared_options
     expect 0 hfs mount "${SHARED[@]}" "${MOUNT_OPTIONS[@]}" "$@"
+    check_transport
+}
+
+# check_transport : a step's view is served with passthrough where the kernel has
+# it (Linux 6.9 and newer), or without where that was asked for.
+check_transport() {
+    local wanted=passthrough
+    [ "$(printf '6.9\n%s\n' "$(uname -r)" | sort -V | head -n 1)" = 6.9 ] || wanted='no passthrough'
+    case ${HARNESS_FS_NO_PASSTHROUGH:-0} in 0 | n | no | f | false | off) ;; *) wanted='no passthrough' ;; esac
+    case " ${MOUNT_OPTIONS[*]} " in *' --no-passthrough '*) wanted='no passthrough' ;; esac
+    expect 0 hfs step begin transport
+    expect 0 hfs status --json
+    assert_same "$(python3 -c '
+import json, sys
+views = json.load(open(sys.argv[1]))["views"]
+print(*(view["transport"].split(", ")[1] for view in views if view["name"] == "transport"))' "$OUT")" \
+        "$wanted" "how a step is served"
+    expect 0 hfs step discard transport
 }
 
 # unmount_stage [OPTION...] : `harness-fs unmount`, then: the base is what it
@@ -206,7 +225,7 @@ unmount_stage() {
     if ! alone; then
         poll 10 "all processes have ended" alone
     fi
-    assert_missing "$HARNESS_FS_STATE_DIR/stage.json"
+    assert_missing "$HARNESS_FS_STATE_DIR"
 }
 
 # A directory with a bit of everything that a tree can hold.

@@ -33,8 +33,18 @@ count=$(find /harness/node_modules -type f | wc -l)
 [ "$count" -ge 8000 ] || fail "only $count files in node_modules"
 same_tree /harness "$TMP/plain/ci" "the tree after npm ci" --no-mtime
 
-note "upgrade"
-expect 0 hfs step run upgrade -- npm install "$upgrade"
+note "upgrade, in which npm renames directories of the lower layer"
+renames() { "$HARNESS_FS" status --json | python3 -c 'import json, sys; print(json.load(sys.stdin)["requests"].get("rename", 0))'; }
+(cd /harness && find node_modules -type d | LC_ALL=C sort) >"$TMP/lower"
+before=$(renames)
+expect 0 hfs step run upgrade -- env NODE_OPTIONS="--require=$DATA/npm/log-renames.js" RENAMES="$TMP/renames" \
+    npm install "$upgrade"
+# Those that were there when the step began: a fallback to copying renames none.
+sed 's:^/harness/::' "$TMP/renames" | LC_ALL=C sort -u >"$TMP/renamed"
+count=$(LC_ALL=C comm -12 "$TMP/lower" "$TMP/renamed" | wc -l)
+note "$count directories"
+[ "$count" -ge 1 ] || fail "npm renamed no directory of the lower layer"
+[ $(($(renames) - before)) -ge "$count" ] || fail "renames that never reached harness-fs"
 same_tree /harness "$TMP/plain/harness" "the tree after the upgrade" --no-mtime
 assert_same "express@$(node -p 'require("/harness/node_modules/express/package.json").version')" \
     "$upgrade" "version"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Scenario 5: four steps at once, each of which writes reports/junit.xml,
-# .coverage and pytest's cache. On a plain directory one of four survives.
+# .coverage and pytest's cache. On a plain directory one of four survives, which
+# is checked first.
 #
 # "One tree digest" in ten runs: reports hold times and the host's name, and
 # coverage's database holds a time, so the digest is taken of a copy in which
@@ -21,19 +22,29 @@ conflicts=(reports/junit.xml .coverage .pytest_cache/v/cache/nodeids)
 map /harness
 cp -a "$DATA/pytest/." /harness/
 
+# pytest_of STEP COMMAND... : COMMAND with what the step has to run, which takes
+# down its name in $TMP/order when it has ended.
+pytest_of() {
+    local step=$1
+    shift
+    # The delay is the point here: the members end in any order.
+    # shellcheck disable=SC2016
+    "$@" sh -c 'sleep "$1"; step=$2 order=$3; shift 3; code=0; "$@" || code=$?; echo "$step" >>"$order"; exit $code' - \
+        "0.$((RANDOM % 9))" "$step" "$TMP/order" \
+        "$python" -m pytest -q -p no:randomly --cov=shop --cov-report= \
+        --junitxml=reports/junit.xml "tests/test_${step#unit-}.py" \
+        >"$TMP/$step.out" 2>&1 </dev/null
+}
+
 # group_of_four POLICY : declares the group and runs its members at once, each
-# after a random delay. Leaves their exit codes in CODES, output in $TMP/NAME.*.
+# after a random delay. Leaves their exit codes in CODES, output in $TMP/NAME.*,
+# and the order in which they ended in $TMP/order.
 group_of_four() {
     local policy=$1 step pids=() pid i
     expect 0 hfs group declare tests "${steps[@]}"
+    rm -f "$TMP/order"
     for step in "${steps[@]}"; do
-        # The delay is the point here: the members end in any order.
-        # shellcheck disable=SC2016
-        hfs step run --group tests --on-conflict "$policy" --result "$TMP/$step.json" "$step" -- \
-            sh -c 'sleep "$1"; shift; exec "$@"' - "0.$((RANDOM % 9))" \
-            "$python" -m pytest -q -p no:randomly --cov=shop --cov-report= \
-            --junitxml=reports/junit.xml "tests/test_${step#unit-}.py" \
-            >"$TMP/$step.out" 2>&1 </dev/null &
+        pytest_of "$step" hfs step run --group tests --on-conflict "$policy" --result "$TMP/$step.json" "$step" -- &
         pids+=($!)
     done
     CODES=()
@@ -58,6 +69,18 @@ found = sorted(
 assert found == ["tests.test_" + step for step in "abcd"], found
 PY
 }
+
+note "on a plain directory, one of four reports survives"
+cp -a /harness "$TMP/plain"
+(
+    cd "$TMP/plain"
+    for step in "${steps[@]}"; do pytest_of "$step" command & done
+    # Some may fail for coverage's database, which they take from each other.
+    wait
+)
+assert_same "$(find "$TMP/plain/reports" -type f)" "$TMP/plain/reports/junit.xml" "reports on a plain directory"
+assert_same "$(grep -o 'classname="[^"]*"' "$TMP/plain/reports/junit.xml" | sort -u | wc -l)" 1 \
+    "steps whose report survives on a plain directory"
 
 note "fail: all pass, the conflict is reported, the stage is unchanged"
 mount_stage
@@ -94,6 +117,9 @@ for ((run = 1; run <= runs; run++)); do
     group_of_four keep-both
     assert_same "${CODES[*]}" "0 0 0 0" "exit codes of run $run"
     four_reports
+    assert_same "$(sort "$TMP/order" | tr '\n' ' ')" "${steps[*]} " "steps that ended in run $run"
+    tr '\n' ' ' <"$TMP/order" >>"$TMP/orders"
+    echo >>"$TMP/orders"
     rm -rf "$TMP/copy"
     cp -a /harness "$TMP/copy"
     python3 "$SCENARIOS/normalise-pytest" "$TMP/copy"
@@ -105,6 +131,11 @@ for ((run = 1; run <= runs; run++)); do
     fi
     unmount_stage
 done
+
+# Else the equal trees would show nothing.
+orders=$(sort -u "$TMP/orders" | wc -l)
+note "the steps ended in $orders different orders"
+[ "$runs" = 1 ] || [ "$orders" -gt 1 ] || fail "the steps ended in the same order in each of $runs runs: $(head -n 1 "$TMP/orders")"
 
 note "last: one report, that of the step declared last"
 mount_stage

@@ -47,6 +47,7 @@ STATE_PARENT=$TMP
     STATE_PARENT=$(mktemp -d "$HARNESS_FS_SCENARIO_STATE/harness-fs-$NAME.XXXXXX")
 export HARNESS_FS_STATE_DIR=$STATE_PARENT/state
 read -ra MOUNT_OPTIONS <<<"${HARNESS_FS_SCENARIO_MOUNT:-}"
+REMOVED=("$TMP" "$STATE_PARENT") # in the end
 OUT=$TMP/out
 ERR=$TMP/err
 MAPPED=()
@@ -76,11 +77,11 @@ cleanup() {
     kill -KILL -1 2>/dev/null # all that is left in this PID namespace, but not us
     while read -r where; do
         umount -l "$(printf '%b' "$where")" 2>/dev/null
-    done < <(awk '{print $5}' /proc/self/mountinfo | grep -E "^($TMP|$STATE_PARENT|/harness|/root/\.(m2|npm))(/|$)" | tac)
+    done < <(awk '{print $5}' /proc/self/mountinfo | grep -E "^($(IFS='|'; echo "${REMOVED[*]}")|/harness|/root/\.(m2|npm))(/|$)" | tac)
     if [ -z "${HARNESS_FS_KEEP:-}" ]; then
-        rm -rf --one-file-system "$TMP" "$STATE_PARENT"
+        rm -rf --one-file-system "${REMOVED[@]}"
     else
-        echo "kept: $TMP" >&3
+        echo "kept: ${REMOVED[*]}" >&3
     fi
     exit $code
 }

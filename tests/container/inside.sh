@@ -59,6 +59,20 @@ in_step() { # in_step NAME SCRIPT [OPTION…]: runs SCRIPT in a step
 
 # --- The tests ---------------------------------------------------------------------------------------------------------
 
+# Whichever this run is for, by the list of mounts (proc_pid_mountinfo(5)): the path is the fifth field, the type follows " - ".
+test_the_state_lies_on_an_overlay_root_or_on_a_volume() {
+  local mounted type
+  mounted=$(awk '{ print $5 }' /proc/self/mountinfo)
+  if [ -n "${HARNESS_FS_STATE_DIR:-}" ]; then
+    grep -qxF "$(dirname "$state")" <<<"$mounted" || fail "$(dirname "$state") is not a volume"
+    return
+  fi
+  type=$(awk '$5 == "/" { sub(/.* - /, ""); type = $1 } END { print type }' /proc/self/mountinfo)
+  [ "$type" = overlay ] ||
+    fail "the root of this container is on $type, not on an overlayfs: give the runtime its overlay storage driver"
+  ! grep -xE '/var|/var/lib|/var/lib/harness-fs(/.*)?' <<<"$mounted" || fail 'something is mounted between the root and the state'
+}
+
 test_mount_shows_the_base_and_never_writes_it() {
   expect 0 harness-fs mount
   same "$(cat /harness/readme)" 'from the base' 'a file of the base'

@@ -133,7 +133,6 @@ fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
                 passthrough: !arguments.no_passthrough,
                 durable: arguments.durable,
                 policies: arguments.policy.clone(),
-                ..Options::default()
             },
             from: from.collect::<Result<_, _>>()?,
         }

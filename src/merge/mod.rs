@@ -47,4 +47,3 @@ pub use delta::{Delta, Entry};
 pub use plan::{Action, JoinPlan};
 pub use policy::{Policies, Policy, PolicyError};
 pub use session::{Inputs, Outcome};
-pub use suffix::SuffixPattern;

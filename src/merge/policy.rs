@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
+use super::Class;
 use super::caches::CACHES;
-use super::{Class, SuffixPattern};
 
 /// What to do about a conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,8 +80,6 @@ pub enum PolicyError {
     Unknown(String),
     /// The glob does not parse: the pattern and the reason.
     Glob(String, String),
-    /// The suffix pattern cannot be used: the pattern and the reason.
-    Suffix(String, &'static str),
 }
 
 impl fmt::Display for PolicyError {
@@ -92,9 +90,6 @@ impl fmt::Display for PolicyError {
                 write!(f, "unknown conflict policy '{name}': it is one of {known}")
             }
             PolicyError::Glob(pattern, reason) => write!(f, "bad pattern '{pattern}': {reason}"),
-            PolicyError::Suffix(pattern, reason) => {
-                write!(f, "bad suffix pattern '{pattern}': {reason}")
-            }
         }
     }
 }
@@ -125,7 +120,6 @@ pub struct Policies {
     mapped: Vec<PathBuf>,
     override_with: Option<Policy>,
     rules: Vec<Rule>,
-    suffix: SuffixPattern,
 }
 
 impl Policies {
@@ -135,7 +129,6 @@ impl Policies {
             mapped,
             override_with: None,
             rules: Vec::new(),
-            suffix: SuffixPattern::default(),
         }
     }
 
@@ -149,17 +142,6 @@ impl Policies {
     pub fn override_with(mut self, policy: Policy) -> Policies {
         self.override_with = Some(policy);
         self
-    }
-
-    /// Names what `keep-both` keeps of the later side.
-    pub fn suffix(mut self, suffix: SuffixPattern) -> Policies {
-        self.suffix = suffix;
-        self
-    }
-
-    /// The pattern for what `keep-both` keeps of the later side.
-    pub fn suffix_pattern(&self) -> &SuffixPattern {
-        &self.suffix
     }
 
     /// What decides a conflict of this class at this path of a delta.

@@ -7,6 +7,7 @@ use super::classify::Names;
 use super::session::{Group, Session};
 use super::{
     Action, Change, Class, Compare, Conflict, Content, Deed, Hint, Party, Policy, Present, Side,
+    suffix,
 };
 use crate::tree::Kind;
 
@@ -313,7 +314,7 @@ impl<C: Compare> Session<'_, C> {
     }
 
     fn free_name(&mut self, path: &Path) -> Result<Option<PathBuf>, C::Error> {
-        for name in self.policies.suffix_pattern().names(path, self.step_name) {
+        for name in suffix::names(path, self.step_name) {
             if !self.given.contains(&name)
                 && !self.has(Side::Stage, &name)?
                 && !self.has(Side::Step, &name)?

@@ -16,9 +16,7 @@ use super::steps::known_step;
 use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
 use crate::error::Result;
 use crate::layer::{OpenLayer, Stack, seal};
-use crate::merge::{
-    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, SuffixPattern, classify,
-};
+use crate::merge::{Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, classify};
 use crate::sys::at;
 use crate::tree::Ino;
 
@@ -147,9 +145,6 @@ impl Stage {
         let mut policies = Policies::new(options.mapped);
         for rule in &options.policies {
             policies = policies.rule(&rule.pattern, rule.policy).map_err(wrong)?;
-        }
-        if let Some(pattern) = &options.keep_both_suffix {
-            policies = policies.suffix(SuffixPattern::new(pattern).map_err(wrong)?);
         }
         Ok(match on_conflict {
             Some(policy) => policies.override_with(policy),

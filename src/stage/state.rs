@@ -36,8 +36,6 @@ pub struct Options {
     pub durable: bool,
     /// What decides conflicts, before the shipped defaults; first match wins.
     pub policies: Vec<PolicyRule>,
-    /// How `keep-both` names the later file, `{path}.{step}` if not set.
-    pub keep_both_suffix: Option<String>,
 }
 
 /// One line of the conflict policies.

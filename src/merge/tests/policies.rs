@@ -1,6 +1,6 @@
 //! Which policy applies where.
 
-use super::super::{PolicyError, SuffixPattern};
+use super::super::PolicyError;
 use super::*;
 
 fn decide(policies: &Policies, path: &str) -> Policy {
@@ -142,25 +142,6 @@ fn taken_names_are_passed_over() {
         .step("0/f.lint", deleted(Kind::File));
     let expected = ["take stage 0/f", "take step 0/f as 0/f.lint"];
     assert_eq!(case.actions(Policy::KeepBoth).unwrap(), expected);
-}
-
-#[test]
-fn suffix_patterns() {
-    let case = Case::new().stage("0/f", added()).step("0/f", added());
-    let suffix = SuffixPattern::new("{path}~{step}~").unwrap();
-    let policies = mapped().override_with(Policy::KeepBoth).suffix(suffix);
-    let expected = ["take stage 0/f", "take step 0/f as 0/f~lint~"];
-    assert_eq!(actions(&case.merge(&policies)).unwrap(), expected);
-    for bad in [
-        "",
-        "{step}",
-        "{path}",
-        "{path}/{step}",
-        "x{path}.{step}",
-        "{path}.{step}.{n}",
-    ] {
-        assert!(SuffixPattern::new(bad).is_err(), "{bad}");
-    }
 }
 
 #[test]

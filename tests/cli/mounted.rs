@@ -117,12 +117,12 @@ fn a_shared_path_is_where_it_is_and_nowhere_else() {
         mkdir "$T/vol"
         echo base >"$T/vol/in-base"
         "$H" mount --workspace "$W" --shared-path "$T/vol"
-        ours() { sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - fuse\.harness-fs .*/\1/p' /proc/self/mountinfo | sort; }
+        ours() { grep " fuse.harness-fs harness-fs:$HARNESS_FS_STATE_DIR " /proc/self/mountinfo | cut -d ' ' -f 5 | sort; }
         is "$(ours)" "$(printf '%s\n' "$HARNESS_FS_STATE_DIR/views/stage/mnt" "$T/vol" "$W" | sort)"
         code 0 "$H" step run look -- sh -euc '
             is() { [ "$1" = "$2" ] || { echo "$1 is not $2" >&2; exit 99; }; }
-            is "$(grep -c fuse.harness-fs /proc/self/mountinfo)" 2
-            grep -q " $T/vol .*fuse.harness-fs" /proc/self/mountinfo
+            ours() { grep " fuse.harness-fs harness-fs:$HARNESS_FS_STATE_DIR " /proc/self/mountinfo | cut -d " " -f 5 | sort; }
+            is "$(ours)" "$(printf "%s\n" "$T/vol" "$W" | sort)"
             is "$(cat "$T/vol/in-base")" base
             echo step >"$T/vol/by-step"
             is "$(find "$W" -mindepth 1)" "$W/file"'
@@ -180,7 +180,7 @@ fn inside_a_step_there_is_one_view_and_no_state() {
         "$H" step begin other
         "$H" step run look -- sh -euc '
             [ -z "$(ls -A "$HARNESS_FS_STATE_DIR")" ]
-            [ "$(grep -c fuse.harness-fs /proc/self/mountinfo)" = 1 ]
+            [ "$(grep -c " fuse.harness-fs harness-fs:$HARNESS_FS_STATE_DIR " /proc/self/mountinfo)" = 1 ]
             code=0; "$H" status || code=$?; [ "$code" = 3 ]'
         code 0 "$H" step discard other
         "#,

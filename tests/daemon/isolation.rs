@@ -171,7 +171,7 @@ fn inside_a_step_the_state_is_not_in_sight() {
         let state = state.display();
         let script = format!(
             "[ -z \"$(ls -A {state})\" ]; ! touch {state}/x 2>/dev/null; ! rm -rf {state} 2>/dev/null; \
-             [ \"$(grep -c fuse.harness-fs /proc/self/mounts)\" = 1 ]"
+             [ \"$(grep -c '^harness-fs:{state} ' /proc/self/mounts)\" = 1 ]"
         );
         let ran = rig.step("look", &[], &script);
         assert_eq!(ran.code, 0, "{ran:?}");

@@ -8,12 +8,15 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use harness_fs::sys::process::Process;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 
+/// The FUSE mounts that this machine had when the test began: a desktop has some.
+static BEFORE: OnceLock<Vec<String>> = OnceLock::new();
 /// Set for a test that runs in namespaces of its own.
 const INSIDE: &str = "HARNESS_FS_TEST_INSIDE";
 /// Seconds for one whole test, on a slow machine.
@@ -26,6 +29,7 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// and the base must be as it was.
 pub fn alone<F: FnOnce(&Rig)>(body: F) {
     if std::env::var_os(INSIDE).is_some() {
+        BEFORE.set(fuse_mounts()).unwrap();
         let rig = Rig::new();
         let base = tree(&rig.ws());
         body(&rig);
@@ -292,9 +296,16 @@ impl Ran {
 
 /// The mounts of ours that are seen here.
 pub fn mounts() -> Vec<String> {
+    let others = BEFORE.get().map_or(&[][..], Vec::as_slice);
+    let mut mounts = fuse_mounts();
+    mounts.retain(|line| !others.contains(line));
+    mounts
+}
+
+fn fuse_mounts() -> Vec<String> {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let ours = mounts.lines().filter(|line| line.contains(" fuse."));
-    ours.map(str::to_owned).collect()
+    let fuse = mounts.lines().filter(|line| line.contains(" fuse."));
+    fuse.map(str::to_owned).collect()
 }
 
 /// The processes of ours with their states, but for zombies.

@@ -14,6 +14,7 @@ use crate::control::{Client, WhereStage, find};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::stage::{Options, PolicyRule};
+use crate::tree::shown::shown;
 
 /// Make a stage of the workspace and the shared paths.
 ///
@@ -177,13 +178,13 @@ fn tell(ready: &Ready, place: &Place, json: bool) -> Result<u8, Trouble> {
             if json {
                 print_json(&json!({
                     "stage": place.label,
-                    "state_dir": place.state_dir,
-                    "mapped": mapped,
+                    "state_dir": shown(&place.state_dir),
+                    "mapped": mapped.iter().map(|path| shown(path)).collect::<Vec<_>>(),
                     "notes": notes,
                     "daemon": { "pid": pid },
                 }))?;
             } else {
-                let paths: Vec<String> = mapped.iter().map(|p| p.display().to_string()).collect();
+                let paths: Vec<_> = mapped.iter().map(|path| shown(path)).collect();
                 print(&format!(
                     "mounted {} (stage '{}')",
                     paths.join(", "),

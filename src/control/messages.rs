@@ -282,11 +282,17 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// A report of a serialisable value.
+    /// A report of a serialisable value; a failure if it cannot be written as
+    /// JSON, which must not pass for having nothing to tell.
     pub fn report(text: impl Into<String>, data: &impl Serialize) -> Reply {
-        Reply::Report {
-            text: text.into(),
-            data: serde_json::to_value(data).unwrap_or(Value::Null),
+        match serde_json::to_value(data) {
+            Ok(data) => Reply::Report {
+                text: text.into(),
+                data,
+            },
+            Err(error) => {
+                Reply::failure(1, format!("the report cannot be written as JSON: {error}"))
+            }
         }
     }
 
@@ -328,5 +334,13 @@ mod tests {
         );
         let reply = serde_json::to_string(&Reply::report("a", &1)).unwrap();
         assert_eq!(reply, r#"{"report":{"text":"a","data":1}}"#);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_a_failure() {
+        use std::os::unix::ffi::OsStrExt;
+        let path = std::path::Path::new(std::ffi::OsStr::from_bytes(b"\xff"));
+        let reply = Reply::report("text", &path);
+        assert!(matches!(reply, Reply::Failure { code: 1, .. }), "{reply:?}");
     }
 }

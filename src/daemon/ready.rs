@@ -12,6 +12,7 @@ pub enum Ready {
     /// The tree is usable.
     Yes {
         /// The mapped paths.
+        #[serde(with = "crate::tree::shown::all")]
         mapped: Vec<PathBuf>,
         /// What the user should know.
         notes: Vec<String>,

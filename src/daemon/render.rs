@@ -1,7 +1,6 @@
 //! Reports for people.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::export::{ApplyReport, ExportReport, LeftOut};
@@ -9,6 +8,7 @@ use crate::stage::{
     Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SnapshotInfo,
     Status, StepInfo,
 };
+use crate::tree::shown::shown;
 
 /// Adds a line; writing to a string does not fail.
 macro_rules! line {
@@ -210,7 +210,7 @@ pub fn ended(report: &EndReport) -> String {
 /// All there is to tell of a stage that serves for `uptime` seconds.
 pub fn status(status: &Status, uptime: u64) -> String {
     let mut text = String::new();
-    let mapped: Vec<String> = status.mapped.iter().map(|path| shown(path)).collect();
+    let mapped: Vec<_> = status.mapped.iter().map(|path| shown(path)).collect();
     line!(
         text,
         "stage    {} (state in {})",
@@ -306,16 +306,6 @@ fn table<const N: usize>(rows: impl Iterator<Item = [String; N]>) -> String {
     text
 }
 
-/// A path on one line, whatever is in it.
-fn shown(path: &Path) -> String {
-    let text = path.to_string_lossy();
-    if text.chars().any(char::is_control) {
-        text.escape_debug().to_string()
-    } else {
-        text.into_owned()
-    }
-}
-
 fn count(number: u64, one: &str, more: &str) -> String {
     let noun = if number == 1 { one } else { more };
     format!("{number} {noun}")
@@ -355,7 +345,6 @@ mod tests {
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(3 << 30), "3.0 GiB");
         assert_eq!(count(1, "entry", "entries"), "1 entry");
-        assert_eq!(shown(Path::new("/a\nb")), "/a\\nb");
     }
 
     #[test]

@@ -32,6 +32,7 @@ pub struct ApplyReport {
     /// Attributes and devices that the disk did not take.
     pub not_kept: Vec<LeftOut>,
     /// Shared paths that were not written.
+    #[serde(serialize_with = "crate::tree::shown::all::serialize")]
     pub not_written: Vec<PathBuf>,
 }
 

@@ -38,6 +38,7 @@ pub const BASE_NONE: &str = "none";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct LeftOut {
     /// Its path as users see it.
+    #[serde(serialize_with = "crate::tree::shown::serialize")]
     pub path: PathBuf,
     /// Why, in a few words.
     pub why: String,

@@ -1,14 +1,11 @@
 //! A conflict: its class, what both sides did, and what was decided.
 
-use std::borrow::Cow;
-use std::fmt::Write as _;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
 use super::{Change, Facts, Policy};
-use crate::tree::Kind;
+use crate::tree::{Kind, shown};
 
 /// In what way the two sides disagree about a path.
 ///
@@ -135,7 +132,7 @@ pub struct Party {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Conflict {
     /// The path as the user sees it.
-    #[serde(serialize_with = "as_shown")]
+    #[serde(serialize_with = "shown::serialize")]
     pub path: PathBuf,
     /// The path in the deltas.
     #[serde(skip)]
@@ -150,14 +147,20 @@ pub struct Conflict {
     pub count: usize,
     /// The other paths that are decided together with this one: the other end of a rename, the
     /// other names of an inode.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "all_as_shown")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "shown::all::serialize"
+    )]
     pub related: Vec<PathBuf>,
     /// The policy that applies.
     pub policy: Policy,
     /// Whether the policy decided it. If not, nothing may be merged.
     pub resolved: bool,
     /// Where `keep-both` keeps the later side's version, if both sides have one.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "all_as_shown")]
+    #[serde(
+        skip_serializing_if = "Vec::is_empty",
+        serialize_with = "shown::all::serialize"
+    )]
     pub kept_as: Vec<PathBuf>,
     /// For an unresolved conflict, what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -210,37 +213,4 @@ fn quoted(text: &str) -> String {
         })
         .collect();
     format!("$'{escaped}'")
-}
-
-/// A path as text: bytes that are no UTF-8 and control characters are escaped, since a file name
-/// must not be able to forge lines of a report or to drive a terminal.
-pub(super) fn shown(path: &Path) -> Cow<'_, str> {
-    if let Some(text) = path.to_str()
-        && !text.contains(|c: char| c.is_control() || c == '\\')
-    {
-        return Cow::Borrowed(text);
-    }
-    let mut text = String::new();
-    for chunk in path.as_os_str().as_bytes().utf8_chunks() {
-        for c in chunk.valid().chars() {
-            match c {
-                '\\' => text.push_str("\\\\"),
-                c if c.is_control() => text.extend(c.escape_default()),
-                c => text.push(c),
-            }
-        }
-        for byte in chunk.invalid() {
-            // Writing to a string does not fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    Cow::Owned(text)
-}
-
-fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&shown(path))
-}
-
-fn all_as_shown<S: Serializer>(paths: &[PathBuf], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(paths.iter().map(|path| shown(path)))
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::conflict::shown;
 use super::{Conflict, Outcome, Party};
+use crate::tree::shown::shown;
 
 impl Outcome {
     /// The report for people: deletions first, then by path, and at the end what to add to have

@@ -13,6 +13,7 @@ use super::{Failure, occupants};
 use crate::error::{Context, Error, Result};
 use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
+use crate::tree::shown::shown;
 
 /// How long a mount may take to say whether it is alive.
 const ALIVE: Duration = Duration::from_secs(2);
@@ -91,7 +92,7 @@ fn occupied(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure> 
             "{} (pid {}) is in {} and still sees the old directory there; in a shell, `cd .` enters the stage",
             visitor.name,
             visitor.pid,
-            visitor.path.display()
+            shown(&visitor.path)
         )
     };
     Ok(found.visitors.iter().map(visitor).collect())

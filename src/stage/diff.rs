@@ -11,7 +11,7 @@ use super::state::{Phase, State};
 use super::{Failure, Stage};
 use crate::error::Result;
 use crate::layer::{Stack, read_open};
-use crate::tree::Kind;
+use crate::tree::{Kind, shown};
 
 /// In what way a path differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -33,6 +33,7 @@ pub struct DiffLine {
     /// In what way.
     pub change: Change,
     /// The path as a user sees it.
+    #[serde(serialize_with = "shown::serialize")]
     pub path: PathBuf,
     /// What is there now; for a deleted path, what was there.
     pub kind: Kind,

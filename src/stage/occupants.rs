@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use crate::tree::Ino;
+use crate::tree::shown::shown;
 
 /// A process that uses a mapped path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,13 +22,7 @@ pub struct Occupant {
 
 impl fmt::Display for Occupant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} (pid {}): {}",
-            self.name,
-            self.pid,
-            self.path.display()
-        )
+        write!(f, "{} (pid {}): {}", self.name, self.pid, shown(&self.path))
     }
 }
 

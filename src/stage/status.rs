@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::state::{GroupState, Phase, State};
 use super::{Session, SnapshotInfo, Stage};
+use crate::tree::shown;
 
 /// A step, as `step list` and `status` show it.
 #[derive(Clone, Debug, Serialize)]
@@ -36,6 +37,7 @@ pub struct ViewInfo {
     /// A step's name, or `stage`.
     pub name: String,
     /// Where it is mounted.
+    #[serde(serialize_with = "shown::serialize")]
     pub mount: PathBuf,
     /// How it is served.
     pub transport: Option<String>,
@@ -70,12 +72,14 @@ pub struct Status {
     /// Its name.
     pub stage: String,
     /// Its state directory.
+    #[serde(serialize_with = "shown::serialize")]
     pub state_dir: PathBuf,
     /// The version of the daemon.
     pub version: String,
     /// The daemon's process.
     pub pid: u32,
     /// The mapped paths; the first is the workspace.
+    #[serde(serialize_with = "shown::all::serialize")]
     pub mapped: Vec<PathBuf>,
     /// Commits are synced to the disk.
     pub durable: bool,

@@ -15,6 +15,7 @@ use super::{Failure, Running, Stage, failpoint, occupants, recover};
 use crate::error::{Context, Result};
 use crate::layer::{Manifest, OpenLayer, seal};
 use crate::tree::Ino;
+use crate::tree::shown;
 use crate::view::View;
 
 /// What is needed to run something in a step's view.
@@ -23,12 +24,16 @@ pub struct StepView {
     /// The step.
     pub name: String,
     /// Where the view is mounted; its entries are `0`, `1`, … for the mapped paths.
+    #[serde(with = "shown")]
     pub mount: PathBuf,
     /// The mapped paths; the first is the workspace.
+    #[serde(with = "shown::all")]
     pub mapped: Vec<PathBuf>,
     /// To be hidden inside the step.
+    #[serde(with = "shown")]
     pub state_dir: PathBuf,
     /// The mounts of all other views, to be detached inside the step.
+    #[serde(with = "shown::all")]
     pub other_mounts: Vec<PathBuf>,
 }
 

@@ -4,6 +4,7 @@
 
 pub mod listing;
 pub mod marker;
+pub mod shown;
 pub mod union;
 
 pub use crate::sys::inode::{Attr, Ino, Kind, Time};

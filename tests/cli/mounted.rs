@@ -349,3 +349,38 @@ fn an_append_after_a_merge_goes_to_the_new_end() {
         "#,
     );
 }
+
+/// They were shown alike as text, and as JSON there was nothing at all, with exit code 0.
+#[test]
+fn names_that_are_not_utf_8_are_listed_and_told_apart() {
+    in_stage(
+        r#"
+        "$H" step run odd -- perl -e 'for ("a\xff", "a\xfe", "b\n", "c\\x") { open(F, ">", $_) or die; close(F); }'
+        is "$("$H" diff)" "$(printf 'A %s/%s\n' "$W" 'a\xfe' "$W" 'a\xff' "$W" 'b\n' "$W" 'c\\x')"
+        "$H" diff --json >"$T/diff"
+        is "$(grep -c '"change": "added"' "$T/diff")" 4
+        grep -qF '/a\\xff"' "$T/diff"
+        grep -qF '/c\\\\x"' "$T/diff"
+        "$H" step run secret -- perl -e 'mkdir("d\xff"); open(F, ">", "d\xff/.netrc") or die; print F "machine x password y\n"'
+        "$H" snapshot create s
+        "$H" export s --to "$T/out" --json >"$T/export"
+        grep -qF 'd\\xff/.netrc"' "$T/export"
+        grep -q '"manifest": "sha256:' "$T/export"
+        "#,
+    );
+}
+
+/// The variable was obeyed, and the wrong stage unmounted.
+#[test]
+fn an_option_says_which_stage_whatever_the_variables_say() {
+    let ran = in_stage(
+        r#"
+        code 3 "$H" unmount --stage no-such-stage
+        code 3 "$H" --state-dir "$T/none" unmount
+        code 2 "$H" status --stage a --state-dir "$T/none"
+        HARNESS_FS_STAGE= HARNESS_FS_STATE_DIR= code 3 "$H" diff --stage no-such-stage
+        code 0 "$H" status
+        "#,
+    );
+    assert!(ran.err.contains("no stage 'no-such-stage'"), "{}", ran.err);
+}

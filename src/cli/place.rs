@@ -1,35 +1,36 @@
 //! Which stage is meant.
 
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 
 use super::output::{Trouble, expect_report};
 use crate::control::{Client, Problem, Reply, Request};
 use crate::export::target;
+use crate::tree::shown::{path_of, shown};
 
 /// Where stages lie that are known by name.
 const STAGES: &str = "/var/lib/harness-fs";
 
+/// The stage that is meant when nothing says which.
+const DEFAULT: &str = "default";
+/// Says which stage is meant where no option does.
+const STAGE_VARIABLE: &str = "HARNESS_FS_STAGE";
+/// The same, by its directory; comes before the name.
+const STATE_DIR_VARIABLE: &str = "HARNESS_FS_STATE_DIR";
+
 /// Which stage is meant.
+///
+/// The variables are read here and not by clap, which does not tell them from
+/// options: an option has to win over either variable.
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// The stage; there can be several at a time, for different paths.
-    #[arg(
-        long,
-        global = true,
-        value_name = "NAME",
-        env = "HARNESS_FS_STAGE",
-        default_value = "default",
-        help_heading = "Which stage"
-    )]
-    stage: String,
-    /// Where the stage keeps its state, in place of /var/lib/harness-fs/NAME.
-    #[arg(
-        long,
-        global = true,
-        value_name = "DIR",
-        env = "HARNESS_FS_STATE_DIR",
-        help_heading = "Which stage"
-    )]
+    /// The stage; there can be several at a time, for different paths
+    /// [env: HARNESS_FS_STAGE] [default: default]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Which stage")]
+    stage: Option<String>,
+    /// Where the stage keeps its state, in place of /var/lib/harness-fs/NAME
+    /// [env: HARNESS_FS_STATE_DIR]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Which stage")]
     state_dir: Option<PathBuf>,
 }
 
@@ -44,45 +45,64 @@ pub struct Place {
 }
 
 impl Which {
-    /// Finds the place.
+    /// Finds the place: an option comes before a variable; an empty variable
+    /// is none.
     ///
     /// # Errors
-    /// A name or directory that cannot be one.
+    /// A name or directory that cannot be one, or both options.
     pub fn resolve(self) -> Result<Place, Trouble> {
-        let Some(given) = self.state_dir else {
-            return named(&self.stage);
-        };
-        let usage = |why: &str| {
-            let text = format!("the state directory '{}' {why}", given.display());
-            Err(Trouble::new(2, text))
-        };
-        if given.as_os_str().is_empty() {
-            return usage("is empty");
-        }
-        if given.to_str().is_none() {
-            return usage("is not UTF-8");
-        }
-        let Ok(absolute) = std::path::absolute(&given) else {
-            return usage("has no absolute form");
-        };
-        if absolute
-            .components()
-            .any(|part| part == Component::ParentDir)
-        {
-            return usage("contains '..'");
-        }
-        // Without `.`, `//` and a slash at the end.
-        let state_dir: PathBuf = absolute.components().collect();
-        if state_dir == Path::new("/") {
-            return usage("is the root");
-        }
-        let name = state_dir.strip_prefix(STAGES).ok();
-        let label = match name.filter(|name| name.components().count() == 1) {
-            Some(name) => name.to_string_lossy().into_owned(),
-            None => state_dir.to_string_lossy().into_owned(),
-        };
-        Ok(Place { state_dir, label })
+        self.resolve_in(|name| std::env::var_os(name))
     }
+
+    fn resolve_in(self, variable: impl Fn(&str) -> Option<OsString>) -> Result<Place, Trouble> {
+        let variable = |name| variable(name).filter(|value| !value.is_empty());
+        match (self.stage, self.state_dir) {
+            (Some(_), Some(_)) => Err(Trouble::new(
+                2,
+                "--stage and --state-dir both say which stage is meant: give one of them",
+            )),
+            (None, Some(given)) => at(&given),
+            (Some(name), None) => named(&name),
+            (None, None) => match (variable(STATE_DIR_VARIABLE), variable(STAGE_VARIABLE)) {
+                (Some(given), _) => at(Path::new(&given)),
+                (None, Some(name)) => named(&name.to_string_lossy()),
+                (None, None) => named(DEFAULT),
+            },
+        }
+    }
+}
+
+fn at(given: &Path) -> Result<Place, Trouble> {
+    let usage = |why: &str| {
+        let text = format!("the state directory '{}' {why}", shown(given));
+        Err(Trouble::new(2, text))
+    };
+    if given.as_os_str().is_empty() {
+        return usage("is empty");
+    }
+    if given.to_str().is_none() {
+        return usage("is not UTF-8");
+    }
+    let Ok(absolute) = std::path::absolute(given) else {
+        return usage("has no absolute form");
+    };
+    if absolute
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        return usage("contains '..'");
+    }
+    // Without `.`, `//` and a slash at the end.
+    let state_dir: PathBuf = absolute.components().collect();
+    if state_dir == Path::new("/") {
+        return usage("is the root");
+    }
+    let name = state_dir.strip_prefix(STAGES).ok();
+    let label = match name.filter(|name| name.components().count() == 1) {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => state_dir.to_string_lossy().into_owned(),
+    };
+    Ok(Place { state_dir, label })
 }
 
 fn named(name: &str) -> Result<Place, Trouble> {
@@ -132,7 +152,7 @@ impl Place {
         let real = target::settle(&absolute(dir)?).map_err(usage)?;
         let (_, status) = expect_report(client.ask(&Request::Status {})?, false)?;
         let mapped = status["mapped"].as_array().into_iter().flatten();
-        let mapped = mapped.filter_map(|path| path.as_str().map(PathBuf::from));
+        let mapped = mapped.filter_map(|path| path.as_str().map(path_of));
         let mapped: Vec<PathBuf> = mapped.collect();
         let holds = |path: &PathBuf| path.starts_with(&real) && *path != real;
         let taken = if real.starts_with(&self.state_dir) {
@@ -144,6 +164,13 @@ impl Place {
                 .find(|path| holds(path));
             taken.cloned()
         };
+        if real.exists() && !real.is_dir() {
+            let text = format!(
+                "{} is not a directory: name one, or a path where nothing is",
+                shown(&real)
+            );
+            return Err(Trouble::new(2, text));
+        }
         match taken {
             None if mapped.contains(&real) || replace => Ok(real),
             None if target::holds_something(&real).map_err(usage)? => Err(Trouble::new(
@@ -173,44 +200,62 @@ impl Place {
 /// An empty path, or one that is not UTF-8.
 pub fn absolute(path: &Path) -> Result<PathBuf, Trouble> {
     if path.to_str().is_none() {
-        return Err(Trouble::new(
-            2,
-            format!("'{}' is not UTF-8", path.display()),
-        ));
+        return Err(Trouble::new(2, format!("'{}' is not UTF-8", shown(path))));
     }
     std::path::absolute(path)
-        .map_err(|error| Trouble::new(2, format!("'{}': {error}", path.display())))
+        .map_err(|error| Trouble::new(2, format!("'{}': {error}", shown(path))))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn place(stage: &str, state_dir: Option<&str>) -> Result<Place, Trouble> {
+    /// With these options, and these variables.
+    fn place(options: [Option<&str>; 2], variables: [Option<&str>; 2]) -> Result<Place, Trouble> {
         let arguments = Which {
-            stage: stage.to_owned(),
-            state_dir: state_dir.map(PathBuf::from),
+            stage: options[0].map(str::to_owned),
+            state_dir: options[1].map(PathBuf::from),
         };
-        arguments.resolve()
+        arguments.resolve_in(|name| match name {
+            "HARNESS_FS_STAGE" => variables[0].map(OsString::from),
+            "HARNESS_FS_STATE_DIR" => variables[1].map(OsString::from),
+            _ => None,
+        })
     }
 
     #[test]
     fn one_place_has_one_label() {
-        let default = place("default", None).expect("place");
+        let none = [None, None];
+        let default = place(none, none).expect("place");
         assert_eq!(default.state_dir, Path::new("/var/lib/harness-fs/default"));
-        let same = place("other", Some("/var/lib/./harness-fs//default/")).expect("place");
-        assert_eq!(default, same);
-        let elsewhere = place("default", Some("/x/state")).expect("place");
+        let same = place([None, Some("/var/lib/./harness-fs//default/")], none);
+        assert_eq!(default, same.expect("place"));
+        let elsewhere = place([None, Some("/x/state")], none).expect("place");
         assert_eq!(elsewhere.label, "/x/state");
+    }
+
+    #[test]
+    fn an_option_comes_before_a_variable_and_a_directory_before_a_name() {
+        let both = [Some("v"), Some("/v")];
+        let label = |options, variables| place(options, variables).expect("place").label;
+        assert_eq!(label([Some("o"), None], both), "o");
+        assert_eq!(label([None, Some("/o")], both), "/o");
+        assert_eq!(label([None, None], both), "/v");
+        assert_eq!(label([None, None], [Some("v"), Some("")]), "v");
+        assert_eq!(label([None, None], [Some(""), Some("")]), "default");
+        let refused = place([Some("o"), Some("/o")], [None, None]);
+        assert_eq!(refused.expect_err("both").code, 2);
     }
 
     #[test]
     fn names_that_are_no_directories_are_refused() {
         for bad in ["", ".", "..", ".x", "a/b", "a b", "ü"] {
-            assert_eq!(place(bad, None).expect_err("refused").code, 2, "{bad}");
+            let refused = place([Some(bad), None], [None, None]);
+            assert_eq!(refused.expect_err("refused").code, 2, "{bad}");
         }
         for bad in ["", "/", "/x/../y"] {
-            assert_eq!(place("a", Some(bad)).expect_err("refused").code, 2, "{bad}");
+            let refused = place([None, Some(bad)], [None, None]);
+            assert_eq!(refused.expect_err("refused").code, 2, "{bad}");
         }
     }
 }

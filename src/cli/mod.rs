@@ -79,6 +79,9 @@ enum Command {
 /// Carries out a command line. Returns the exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
     let runs_a_command = runs_a_command(&arguments);
+    if runs_a_command {
+        step::result::forget(&arguments);
+    }
     let parsed = match CommandLine::try_parse_from(arguments) {
         Ok(parsed) => parsed,
         Err(error) => {

@@ -1,7 +1,7 @@
 //! Runs a command in a view, as a child of this process.
 
 use std::ffi::OsString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
@@ -40,24 +40,87 @@ pub struct Limits {
 /// Runs a command in the view and waits for its end.
 ///
 /// Signals to this process go on to the command; what the terminal sends (^C)
-/// reaches the command by itself.
+/// reaches the command by itself. Those that come later are for whoever has
+/// the returned [`Signals`]: a step that is about to be merged must not lose
+/// its command line without a word.
 ///
 /// # Errors
 /// What keeps the namespace from being made; the command was not started then.
-pub fn run(view: &StepView, command: &[OsString], limits: Limits) -> Result<Ended> {
-    let child = match start(view, command)? {
-        Ok(child) => child,
-        Err(ended) => return Ok(ended),
-    };
+pub fn run(view: &StepView, command: &[OsString], limits: Limits) -> Result<(Ended, Signals)> {
+    let started = start(view, command)?;
     // Only now: a child inherits what is blocked. One that has ended meanwhile
     // is found at the first look; a signal meanwhile ends this process, which
     // the daemon takes care of.
-    let mut signals = SigSet::empty();
-    PASSED_ON.into_iter().for_each(|signal| signals.add(signal));
-    let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
-    let ended = wait(child, &signals, limits);
-    before.thread_set_mask()?;
-    ended
+    let signals = Signals::hold()?;
+    let ended = match started {
+        Ok(child) => wait(child, &signals, limits),
+        Err(ended) => Ok(ended),
+    };
+    match ended {
+        Ok(ended) => {
+            if let (true, Some(timeout)) = (ended.timed_out, limits.timeout) {
+                let timeout = humantime::format_duration(timeout);
+                note(&format!(
+                    "the command was ended for taking longer than {timeout}"
+                ));
+            }
+            Ok((ended, signals))
+        }
+        Err(error) => {
+            signals.let_go()?;
+            Err(error)
+        }
+    }
+}
+
+/// Signals to this process, held back until they are asked for (signalfd(2)).
+#[derive(Debug)]
+pub struct Signals {
+    held: SignalFd,
+    before: SigSet,
+}
+
+impl Signals {
+    fn hold() -> Result<Signals> {
+        let mut signals = SigSet::empty();
+        PASSED_ON.into_iter().for_each(|signal| signals.add(signal));
+        let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        let held = SignalFd::with_flags(&signals, flags).context(|| "signalfd")?;
+        Ok(Signals { held, before })
+    }
+
+    fn let_go(self) -> Result<()> {
+        Ok(self.before.thread_set_mask()?)
+    }
+
+    /// The next one, and whether it is from the terminal.
+    fn next(&self) -> Option<(Signal, bool)> {
+        let info = self.held.read_signal().ok()??;
+        let signal = i32::try_from(info.ssi_signo).ok()?;
+        let signal = Signal::try_from(signal).ok()?;
+        Some((signal, from_terminal(signal, info.ssi_code)))
+    }
+
+    /// Waits until something can be read there, or until a signal asks to end:
+    /// returns that.
+    pub fn beside(&self, other: BorrowedFd<'_>) -> Option<Signal> {
+        loop {
+            let mut polled = [
+                PollFd::new(other, PollFlags::POLLIN),
+                PollFd::new(self.held.as_fd(), PollFlags::POLLIN),
+            ];
+            let _ = nix::poll::poll(&mut polled, PollTimeout::NONE);
+            while let Some((signal, _)) = self.next() {
+                if !matches!(signal, Signal::SIGUSR1 | Signal::SIGUSR2) {
+                    return Some(signal);
+                }
+            }
+            if polled[0].any() != Some(false) {
+                return None;
+            }
+        }
+    }
 }
 
 /// Starts the command; what it cannot be started for is told as a shell does.
@@ -110,9 +173,7 @@ fn prepare(view: &StepView, command: &[OsString], cwd: Option<&std::path::Path>)
     prepared
 }
 
-fn wait(mut child: Child, signals: &SigSet, limits: Limits) -> Result<Ended> {
-    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-    let signals = SignalFd::with_flags(signals, flags).context(|| "signalfd")?;
+fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {
     let number = i32::try_from(child.id()).unwrap_or(i32::MAX);
     let pid = Pid::from_raw(number);
     // Its end is told by a descriptor, which nobody else can take as a signal
@@ -123,6 +184,8 @@ fn wait(mut child: Child, signals: &SigSet, limits: Limits) -> Result<Ended> {
     let mut killed = false;
     loop {
         if let Some(status) = child.try_wait()? {
+            // Up to here they were for the command, whether they reached it or not.
+            while signals.next().is_some() {}
             let signal = status.signal();
             let code = match (status.code(), signal) {
                 (Some(code), _) => code,
@@ -158,15 +221,12 @@ fn wait(mut child: Child, signals: &SigSet, limits: Limits) -> Result<Ended> {
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
         let mut polled = [
-            PollFd::new(signals.as_fd(), PollFlags::POLLIN),
+            PollFd::new(signals.held.as_fd(), PollFlags::POLLIN),
             PollFd::new(process.as_fd(), PollFlags::POLLIN),
         ];
         let _ = nix::poll::poll(&mut polled, timeout);
-        while let Ok(Some(info)) = signals.read_signal() {
-            let number = i32::try_from(info.ssi_signo).unwrap_or(0);
-            if let Ok(signal) = Signal::try_from(number)
-                && !from_terminal(signal, info.ssi_code)
-            {
+        while let Some((signal, from_terminal)) = signals.next() {
+            if !from_terminal {
                 let _ = kill(pid, signal);
             }
         }
@@ -186,7 +246,7 @@ mod tests {
 
     fn ended(script: &str, limits: Limits) -> Ended {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
-        wait(child, &SigSet::empty(), limits).unwrap()
+        wait(child, &Signals::hold().unwrap(), limits).unwrap()
     }
 
     #[test]

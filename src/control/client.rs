@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
-use std::os::fd::AsFd;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -155,16 +156,46 @@ impl Client {
     /// [`Problem::Gone`] when the daemon ends meanwhile, [`Problem::Version`]
     /// when it would not understand.
     pub fn ask(&mut self, request: &Request) -> Result<Reply, Problem> {
+        self.send(request)?;
+        self.reply()
+    }
+
+    /// Sends a request; [`Client::reply`] has to follow.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn send(&mut self, request: &Request) -> Result<(), Problem> {
         let own = Hello::own(0);
         if !request.frozen() && !own.fits(&self.daemon) {
             return Err(Problem::Version(mismatch(&own, &self.daemon)));
         }
-        let sent = self.wire.send(request);
-        let reply = sent.and_then(|()| self.wire.receive()).or_else(hang_up)?;
-        reply.ok_or_else(|| {
-            self.wait_for_the_end();
-            gone(&self.state_dir, &self.label)
-        })
+        match self.wire.send(request).map(Some).or_else(hang_up)? {
+            Some(()) => Ok(()),
+            None => Err(self.gone()),
+        }
+    }
+
+    /// Waits for the reply to what was sent.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn reply(&mut self) -> Result<Reply, Problem> {
+        let reply = self.wire.receive().or_else(hang_up)?;
+        reply.ok_or_else(|| self.gone())
+    }
+
+    /// Tells the daemon that the result is no longer wanted; it replies all
+    /// the same.
+    ///
+    /// # Errors
+    /// As shutdown(2).
+    pub fn give_up(&self) -> Result<()> {
+        Ok(self.wire.stream().shutdown(Shutdown::Write)?)
+    }
+
+    fn gone(&self) -> Problem {
+        self.wait_for_the_end();
+        gone(&self.state_dir, &self.label)
     }
 
     /// Waits until the daemon and its supervisor have ended; says whether they have.
@@ -175,6 +206,12 @@ impl Client {
         let mut polled = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];
         let timeout = PollTimeout::try_from(CLEAN_UP).unwrap_or(PollTimeout::MAX);
         nix::poll::poll(&mut polled, timeout).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for Client {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wire.stream().as_fd()
     }
 }
 

@@ -1,12 +1,14 @@
 //! The daemon's side of the socket: a thread per connection.
 
 use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 
 use super::{Hello, Reply, Request, Wire};
@@ -41,6 +43,19 @@ impl Connection {
     pub fn turn(&mut self, reply: &Reply) -> Option<Request> {
         self.wire.send(reply).ok()?;
         self.wire.receive().ok().flatten()
+    }
+
+    /// Whether the client, who waits for a reply, has gone away or given up.
+    /// It has nothing to say then, so what can be read is the end.
+    pub fn given_up(&self) -> bool {
+        let mut polled = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        nix::poll::poll(&mut polled, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.wire.stream().as_fd()
     }
 }
 

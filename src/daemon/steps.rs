@@ -1,6 +1,7 @@
 //! Steps that have processes: who runs in them, and what becomes of them.
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,7 +108,7 @@ pub fn run(
             None
         }
     };
-    let result = finish(requests, &run, ended.as_ref(), &mount);
+    let result = finish(requests, &run, ended, &mount, connection);
     steps.remove(&run.step);
     match result {
         Ok(result) => Ok(Reply::StepDone(result)),
@@ -135,11 +136,19 @@ fn left_open(requests: &Requests, step: &str, failure: Failure) -> Failure {
 fn finish(
     requests: &Requests,
     run: &RunRequest,
-    ended: Option<&Ended>,
+    ended: Option<Ended>,
     mount: &Path,
+    connection: &Connection,
 ) -> Result<StepResult, Failure> {
     let grace = Duration::from_millis(run.grace_ms);
-    let survivors = survivors::end(&[mount.to_path_buf()], grace);
+    let views = [mount.to_path_buf()];
+    let survivors = match ended {
+        Some(_) => survivors::end_until(&views, grace, connection.as_fd()),
+        None => survivors::end(&views, grace),
+    };
+    // Who has gone away meanwhile, or given up, is not told of a merge.
+    let ended = ended.filter(|_| !connection.given_up());
+    let ended = ended.as_ref();
     let stage = requests.stage()?;
     let mut end = RunEnd {
         stage: &stage,
@@ -168,7 +177,13 @@ fn finish(
         Some(ended) if !ended.started => {
             end.failed(OnFailure::Discard, "its command could not be started")?;
         }
-        _ => end.failed(run.on_failure, &reason(ended))?,
+        Some(_) => end.failed(run.on_failure, &reason(ended))?,
+        // What was cut off is neither a success nor a failure that somebody
+        // expected: it may be looked at, but it is not merged.
+        None if run.on_failure == OnFailure::Keep => {
+            end.failed(OnFailure::Keep, &reason(None))?;
+        }
+        None => end.failed(OnFailure::Discard, &reason(None))?,
     }
     Ok(end.result)
 }
@@ -176,7 +191,7 @@ fn finish(
 /// Why a step failed, in a few words.
 fn reason(ended: Option<&Ended>) -> String {
     match ended {
-        None => "its command line was killed".to_owned(),
+        None => "its command line was ended".to_owned(),
         Some(ended) if ended.timed_out => "it took too long".to_owned(),
         Some(Ended {
             signal: Some(signal),
@@ -431,6 +446,6 @@ mod tests {
             reason(Some(&ended(143, Some(15), true))),
             "it took too long"
         );
-        assert_eq!(reason(None), "its command line was killed");
+        assert_eq!(reason(None), "its command line was ended");
     }
 }

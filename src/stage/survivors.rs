@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -105,20 +105,39 @@ fn in_views(views: &[&Mount], processes: Vec<i32>) -> Vec<i32> {
 /// # Errors
 /// `EBUSY` naming those that the kernel could not end.
 pub fn end(views: &[PathBuf], grace: Duration) -> Result<Vec<Survivor>> {
-    end_all(|| find(views), grace)
+    end_all(|| find(views), grace, None)
 }
 
-fn end_all(find: impl Fn() -> Result<Vec<i32>>, grace: Duration) -> Result<Vec<Survivor>> {
+/// As [`end`], but the grace is over when there is something to read at `over`.
+///
+/// # Errors
+/// As [`end`].
+pub fn end_until(
+    views: &[PathBuf],
+    grace: Duration,
+    over: BorrowedFd<'_>,
+) -> Result<Vec<Survivor>> {
+    end_all(|| find(views), grace, Some(over))
+}
+
+fn end_all(
+    find: impl Fn() -> Result<Vec<i32>>,
+    grace: Duration,
+    over: Option<BorrowedFd<'_>>,
+) -> Result<Vec<Survivor>> {
     let mut ended: BTreeMap<i32, Survivor> = BTreeMap::new();
     let mut told: BTreeMap<i32, Process> = BTreeMap::new();
-    let term_until = Instant::now() + grace;
-    let kill_until = term_until + KILL_WAIT;
+    let mut term_until = Instant::now() + grace;
     loop {
         let left = find()?;
         if left.is_empty() {
             return Ok(ended.into_values().collect());
         }
         let now = Instant::now();
+        if over.is_some_and(|over| wait(&mut [PollFd::new(over, PollFlags::POLLIN)], now)) {
+            term_until = term_until.min(now);
+        }
+        let kill_until = term_until + KILL_WAIT;
         let kill = now >= term_until;
         if now >= kill_until {
             let names: Vec<String> = left
@@ -167,24 +186,26 @@ fn end_all(find: impl Fn() -> Result<Vec<i32>>, grace: Duration) -> Result<Vec<S
                 }
             }
         }
-        wait_for_one(&told, if kill { kill_until } else { term_until });
+        let deadline = if kill { kill_until } else { term_until };
+        let until = told.values().map(AsFd::as_fd);
+        // Once they are killed it has nothing more to say.
+        let until = until.chain(over.filter(|_| !kill));
+        let mut until: Vec<PollFd<'_>> =
+            until.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
+        if !told.is_empty() {
+            wait(&mut until, deadline);
+        }
     }
 }
 
-/// Waits until one of them has ended, or for the deadline.
-fn wait_for_one(told: &BTreeMap<i32, Process>, deadline: Instant) {
-    let mut polled: Vec<PollFd<'_>> = told
-        .values()
-        .map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN))
-        .collect();
-    if polled.is_empty() {
-        return;
-    }
+/// Waits until one of them can be read, or for the deadline; says whether one can.
+fn wait(polled: &mut [PollFd<'_>], deadline: Instant) -> bool {
     let left = deadline.saturating_duration_since(Instant::now());
-    // A millisecond more, lest rounding down makes a loop of it.
-    let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    // Rounded up, lest a part of a millisecond makes a loop of it.
+    let left = left.as_micros().div_ceil(1000);
+    let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
     // An interruption only means looking again sooner.
-    let _ = nix::poll::poll(&mut polled, timeout);
+    nix::poll::poll(polled, timeout).is_ok_and(|ready| ready > 0)
 }
 
 #[cfg(test)]
@@ -223,7 +244,7 @@ mod tests {
         let (mut polite, polite_pid) = shell("echo; read line");
         let (mut stubborn, stubborn_pid) = shell("trap '' TERM; echo; read line; exec sleep 1000");
         let pids = [polite_pid, stubborn_pid];
-        let mut ended = end_all(|| Ok(running(&pids)), Duration::from_millis(50)).unwrap();
+        let mut ended = end_all(|| Ok(running(&pids)), Duration::from_millis(50), None).unwrap();
         ended.sort_by_key(|survivor| survivor.pid != polite_pid);
         polite.wait().unwrap();
         stubborn.wait().unwrap();
@@ -238,8 +259,22 @@ mod tests {
     }
 
     #[test]
+    fn the_grace_is_over_when_nobody_waits_for_it_any_more() {
+        let (mut stubborn, pid) = shell("trap '' TERM; echo; read line; exec sleep 1000");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(writer);
+        let find = || Ok(running(&[pid]));
+        let ended = end_all(find, Duration::from_secs(86_400), Some(reader.as_fd())).unwrap();
+        stubborn.wait().unwrap();
+        assert!(ended[0].killed);
+    }
+
+    #[test]
     fn nobody_left_is_no_sentence() {
-        assert_eq!(end_all(|| Ok(Vec::new()), Duration::ZERO).unwrap(), []);
+        assert_eq!(
+            end_all(|| Ok(Vec::new()), Duration::ZERO, None).unwrap(),
+            []
+        );
         assert_eq!(sentence(&[]), None);
         assert_eq!(
             find(&[PathBuf::from("/no/such/view")]).unwrap(),

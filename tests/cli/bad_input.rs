@@ -118,6 +118,33 @@ fn the_result_file_says_that_harness_fs_failed() {
     assert!(result["message"].as_str().unwrap().contains("no stage"));
 }
 
+/// Who read it took an earlier step's result for this one's.
+#[test]
+fn no_earlier_result_is_left_whatever_goes_wrong() {
+    let rig = Rig::new();
+    let file = rig.path().join("r.json");
+    for wrong in [
+        &["step", "run", "a", "--result", "r.json"][..],
+        &[
+            "step",
+            "run",
+            "a",
+            "--result=r.json",
+            "--what",
+            "--",
+            "true",
+        ],
+        &["step", "exec", "--result", "r.json"],
+        &[
+            "--stage", "/", "step", "exec", "a", "--result", "r.json", "--", "true",
+        ],
+    ] {
+        std::fs::write(&file, "of an earlier step").unwrap();
+        assert_eq!(rig.run(wrong).code, 125, "{wrong:?}");
+        assert!(!file.exists(), "{wrong:?}");
+    }
+}
+
 #[test]
 fn names_and_directories_of_stages() {
     for (option, value) in [("--stage", "a/b"), ("--stage", ""), ("--state-dir", "/")] {

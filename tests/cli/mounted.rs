@@ -62,6 +62,13 @@ fn a_step_is_merged_or_leaves_no_trace() {
         code 126 "$H" step run no-program -- ./file
         code 124 "$H" step run --timeout 1s long -- sleep 100
         code 125 "$H" step run a/b -- true
+        "$H" step begin open
+        code 124 "$H" step exec open --timeout 1s --result "$T/r" -- sleep 100
+        grep -q '"timed_out": true' "$T/r"
+        grep -q '"outcome": null' "$T/r"
+        code 0 "$H" step exec open --result "$T/r" -- true
+        grep -q '"exit_code": 0' "$T/r"
+        "$H" step discard open
         "#,
     );
 }

@@ -5,6 +5,7 @@
 mod end;
 mod fail_points;
 mod faults;
+mod interrupted;
 mod isolation;
 mod names;
 mod open_files;

@@ -5,6 +5,7 @@ mod discard;
 mod exec;
 mod list;
 mod merge;
+pub mod result;
 mod run;
 
 use super::output::Trouble;
@@ -30,7 +31,7 @@ pub enum Command {
 /// One sentence.
 pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
     match command {
-        Command::Run(arguments) => run::run(arguments, place),
+        Command::Run(arguments) => run::run(&arguments, place),
         Command::Begin(arguments) => begin::run(arguments, place),
         Command::Exec(arguments) => exec::run(&arguments, place),
         Command::Merge(arguments) => merge::run(arguments, place),

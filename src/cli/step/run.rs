@@ -1,21 +1,19 @@
 //! `step run`: a command in a view of its own, merged if it succeeds.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use crate::cli::output::{CONFLICT_OF_RUN, Trouble, note, unexpected};
-use crate::cli::place::{Place, absolute};
+use super::result::{Ran, recorded};
+use crate::cli::RUN_FAILED;
+use crate::cli::output::{Trouble, note, unexpected};
+use crate::cli::place::Place;
 use crate::cli::policy;
 use crate::cli::running::{self, Limits};
-use crate::control::{Client, Ended, OnFailure, Outcome, Reply, Request, RunRequest, StepResult};
+use crate::control::{Ended, OnFailure, Reply, Request, RunRequest};
 use crate::merge::Policy;
 use crate::stage::survivors;
-
-/// The command took too long.
-const TIMED_OUT: u8 = 124;
 
 /// Run a command in a private view of the stage; merge its changes if it succeeds.
 ///
@@ -27,6 +25,9 @@ const TIMED_OUT: u8 = 124;
 /// executed, 127 if there is none. 121: it succeeded, but its changes conflict
 /// with others; its layer is kept for `step merge`. 124: it took too long.
 /// 125: harness-fs itself failed.
+///
+/// A signal is passed on to the command. Once that has ended, a signal (^C)
+/// gives the step up: it is discarded, or kept with --on-failure keep.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -67,23 +68,10 @@ pub struct Arguments {
 ///
 /// # Errors
 /// One sentence.
-pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
-    let file = arguments.result.as_deref().map(result_file).transpose()?;
-    let started = Instant::now();
-    let ran = carry_out(&arguments, place);
-    if let Some(file) = file {
-        let seconds = started.elapsed().as_secs_f64();
-        write_result(&file, &describe(&arguments.step, &ran, seconds))?;
-    }
-    let Ran { ended, result } = ran?;
-    Ok(code(&ended, result.outcome))
-}
-
-/// A step that was run to its end.
-#[derive(Debug)]
-struct Ran {
-    ended: Ended,
-    result: StepResult,
+pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
+    recorded(arguments.result.as_deref(), &arguments.step, || {
+        carry_out(arguments, place)
+    })
 }
 
 fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
@@ -111,134 +99,40 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         timeout: arguments.timeout,
         grace: arguments.grace,
     };
-    let ended = match running::run(&view, &arguments.command, limits) {
-        Ok(ended) => ended,
+    let (ended, signals) = match running::run(&view, &arguments.command, limits) {
+        Ok(ran) => ran,
         Err(error) => {
             // The view is of no use; the daemon forgets it.
             let not_started = Ended {
                 started: false,
-                exit_code: super::super::RUN_FAILED,
+                exit_code: RUN_FAILED,
                 signal: None,
                 timed_out: false,
             };
-            let _ = finish(&mut client, not_started);
+            let _ = client.ask(&Request::StepEnded(not_started));
             return Err(error.into());
         }
     };
-    if ended.timed_out {
-        let timeout = arguments.timeout.unwrap_or_default();
-        let timeout = humantime::format_duration(timeout);
-        note(&format!(
-            "the command was ended for taking longer than {timeout}"
-        ));
+    client.send(&Request::StepEnded(ended.clone()))?;
+    let interrupted = signals.beside(client.as_fd());
+    if let Some(signal) = interrupted {
+        // It answers nevertheless, with what has become of the step.
+        client.give_up()?;
+        note(&format!("{}: the step is given up", signal.as_str()));
     }
-    let result = finish(&mut client, ended.clone())?;
+    let result = match client.reply()? {
+        Reply::StepDone(result) => result,
+        other => return Err(unexpected(other, false)),
+    };
     if let Some(sentence) = survivors::sentence(&result.survivors) {
         note(&sentence);
     }
     if !result.text.is_empty() {
         note(&result.text);
     }
-    Ok(Ran { ended, result })
-}
-
-fn finish(client: &mut Client, ended: Ended) -> Result<StepResult, Trouble> {
-    match client.ask(&Request::StepEnded(ended))? {
-        Reply::StepDone(result) => Ok(result),
-        other => Err(unexpected(other, false)),
-    }
-}
-
-/// The exit code: the command's own failure comes first.
-fn code(ended: &Ended, outcome: Outcome) -> u8 {
-    if ended.timed_out {
-        TIMED_OUT
-    } else if ended.exit_code != 0 {
-        ended.exit_code
-    } else {
-        match outcome {
-            Outcome::Conflict => CONFLICT_OF_RUN,
-            // It succeeded and was not merged: its processes could not be ended.
-            Outcome::Failed | Outcome::Kept | Outcome::Discarded => super::super::RUN_FAILED,
-            Outcome::Merged | Outcome::WaitingForGroup => 0,
-        }
-    }
-}
-
-/// The result's file, absolute: it is written when everything is over, and it
-/// must be seen now whether that can be.
-fn result_file(file: &Path) -> Result<PathBuf, Trouble> {
-    let file = absolute(file)?;
-    if file.parent().is_some_and(Path::is_dir) && !file.is_dir() {
-        return Ok(file);
-    }
-    let text = format!("--result: no file can be written at {}", file.display());
-    Err(Trouble::new(2, text))
-}
-
-fn describe(step: &str, ran: &Result<Ran, Trouble>, seconds: f64) -> Value {
-    match ran {
-        Ok(Ran { ended, result }) => json!({
-            "step": step,
-            "exit_code": ended.exit_code,
-            "signal": ended.signal,
-            "timed_out": ended.timed_out,
-            "outcome": result.outcome,
-            "merged": result.outcome == Outcome::Merged,
-            "conflicts": result.conflicts,
-            "survivors": result.survivors,
-            "waiting_for": result.waiting_for,
-            "seconds": seconds,
-            "layer": result.layer,
-            "message": result.text,
-        }),
-        Err(trouble) => json!({
-            "step": step,
-            "exit_code": null,
-            "signal": null,
-            "timed_out": false,
-            "outcome": Outcome::Failed,
-            "merged": false,
-            "conflicts": [],
-            "survivors": [],
-            "waiting_for": [],
-            "seconds": seconds,
-            "layer": null,
-            "message": trouble.message(),
-        }),
-    }
-}
-
-fn write_result(file: &Path, result: &Value) -> Result<(), Trouble> {
-    let text = format!("{result:#}\n");
-    std::fs::write(file, text).map_err(|error| {
-        let text = format!("--result: write {}: {error}", file.display());
-        Trouble::new(1, text)
+    Ok(Ran {
+        ended,
+        step: Some(result),
+        interrupted,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ended(exit_code: u8, timed_out: bool) -> Ended {
-        Ended {
-            started: true,
-            exit_code,
-            signal: None,
-            timed_out,
-        }
-    }
-
-    #[test]
-    fn the_commands_failure_comes_first() {
-        assert_eq!(code(&ended(0, false), Outcome::Merged), 0);
-        assert_eq!(code(&ended(0, false), Outcome::WaitingForGroup), 0);
-        assert_eq!(code(&ended(0, false), Outcome::Conflict), 121);
-        assert_eq!(code(&ended(0, false), Outcome::Kept), 125);
-        assert_eq!(code(&ended(7, false), Outcome::Conflict), 7);
-        assert_eq!(code(&ended(3, false), Outcome::Merged), 3);
-        assert_eq!(code(&ended(143, true), Outcome::Discarded), 124);
-        assert_eq!(code(&ended(0, true), Outcome::Discarded), 124);
-    }
 }

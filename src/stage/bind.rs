@@ -15,6 +15,8 @@ use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
 use crate::tree::shown::shown;
 
+/// Its number (capability.h).
+const CAP_SYS_ADMIN: u32 = 21;
 /// How long a mount may take to say whether it is alive.
 const ALIVE: Duration = Duration::from_secs(2);
 
@@ -30,6 +32,12 @@ const ALIVE: Duration = Duration::from_secs(2);
 pub fn check(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure> {
     if !nix::unistd::geteuid().is_root() {
         return refuse("mounting needs root: run it with sudo".to_owned());
+    }
+    if !may_mount() {
+        return refuse(
+            "mounting needs the capability CAP_SYS_ADMIN, which is not here: start the container with --privileged"
+                .to_owned(),
+        );
     }
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         return refuse(format!(
@@ -72,6 +80,15 @@ pub fn check(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure>
         }
     }
     occupied(mapped, except)
+}
+
+/// Whether this process has `CAP_SYS_ADMIN` (capabilities(7), proc_pid_status(5));
+/// where that cannot be told, the mount will.
+fn may_mount() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_none_or(|effective| effective & (1 << CAP_SYS_ADMIN) != 0)
 }
 
 fn refuse<T>(sentence: String) -> Result<T, Failure> {

@@ -50,14 +50,15 @@ impl Occupants {
 }
 
 /// Looks at every process; those that end meanwhile or that may not be looked
-/// at are passed over, and so are the processes of `except`.
+/// at are passed over, and so are the processes of `except` where they are only
+/// visitors: what somebody gave them to write to would be lost as any other.
 pub fn find(mapped: &[PathBuf], except: &[i32]) -> Occupants {
     let mut found = Occupants::default();
     let own = mount_namespace("self");
     for pid in processes() {
         let process = pid.to_string();
         // Elsewhere the same path is another file.
-        if except.contains(&pid) || mount_namespace(&process) != own {
+        if mount_namespace(&process) != own {
             continue;
         }
         let occupant = |path: PathBuf| Occupant {
@@ -68,7 +69,8 @@ pub fn find(mapped: &[PathBuf], except: &[i32]) -> Occupants {
         let inside = |path: &Path| mapped.iter().any(|root| path.starts_with(root));
         if let Some(path) = written(&process, &inside) {
             found.writers.push(occupant(path));
-        } else if let Ok(cwd) = std::fs::read_link(format!("/proc/{process}/cwd"))
+        } else if !except.contains(&pid)
+            && let Ok(cwd) = std::fs::read_link(format!("/proc/{process}/cwd"))
             && inside(&cwd)
         {
             found.visitors.push(occupant(cwd));
@@ -199,7 +201,7 @@ mod tests {
             assert_eq!(found.writers[0].pid, pid);
             assert_eq!(found.writers[0].path, root.join("file"));
             assert_eq!(found.visitors, []);
-            assert_eq!(find(&mapped, &[pid]), Occupants::default());
+            assert_eq!(find(&mapped, &[pid]), found);
         });
         beside("cd \"$DIR\"; exec 5<file", &root, |pid| {
             let found = find(&mapped, &[]);
@@ -209,6 +211,7 @@ mod tests {
                 (found.visitors[0].pid, &*found.visitors[0].name),
                 (pid, "sh")
             );
+            assert_eq!(find(&mapped, &[pid]), Occupants::default());
         });
         assert_eq!(find(&mapped, &[]), Occupants::default());
     }

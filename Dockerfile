@@ -18,4 +18,5 @@ COPY LICENSE /usr/share/licenses/harness-fs/LICENSE
 # Steps run their commands with this image's shell; copy the binary into an image of your own for other tools:
 # COPY --from=harness-fs /usr/local/bin/harness-fs /usr/local/bin/
 ENTRYPOINT ["harness-fs"]
-CMD ["mount", "--foreground"]
+# Started again, it goes on with the stage that was kept when it was stopped.
+CMD ["mount", "--foreground", "--resume-if-kept"]

@@ -2,18 +2,19 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, TypedValueParser};
 use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json};
 use super::place::{Place, absolute};
-use crate::control::{Client, WhereStage, find};
+use crate::control::{Client, STAGE_FILE, WhereStage, find};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
-use crate::stage::{Options, PolicyRule};
+use crate::export::target;
+use crate::stage::{Options, PolicyRule, State, mapped};
 use crate::tree::shown::shown;
 
 /// Make a stage of the workspace and the shared paths.
@@ -28,7 +29,10 @@ Examples:
   harness-fs mount
   harness-fs mount --shared-path /root/.m2 --shared-path /root/.npm
   harness-fs mount --from /cache/built        # start from what `export` wrote
-  harness-fs mount --resume                   # go on after `unmount --keep-state` or a crash")]
+  harness-fs mount --resume                   # go on after `unmount --keep-state` or a crash
+  harness-fs mount --foreground --resume-if-kept          # a container that may be started again
+
+HARNESS_FS_LOG says how much is logged: error, warn, info (the default), debug or trace.")]
 pub struct Arguments {
     /// The main directory, where steps start.
     #[arg(long, value_name = "PATH", default_value = "/harness")]
@@ -39,20 +43,29 @@ pub struct Arguments {
     /// An OCI image layout that `export` wrote, to start from; may be repeated, the later above.
     #[arg(long, value_name = "LAYOUT")]
     from: Vec<PathBuf>,
-    /// What to do about conflicts at paths that match, the first match wins; may be repeated.
+    /// What to do about conflicts at paths that match: fail, last, first, keep-both, append or
+    /// ignore. The first match wins; may be repeated.
     #[arg(long, value_name = "GLOB=POLICY", value_parser = super::policy::rule)]
     policy: Vec<PolicyRule>,
     /// Bring back a stage whose state was kept, with the options it had.
-    #[arg(long, conflicts_with_all = ["shared_path", "from", "policy"])]
+    #[arg(long, conflicts_with_all = [
+        "workspace", "shared_path", "from", "policy", "no_passthrough", "durable", "resume_if_kept",
+    ])]
     resume: bool,
+    /// Bring back a stage whose state was kept, which must have been mounted with the same options;
+    /// without one, start anew.
+    #[arg(long)]
+    resume_if_kept: bool,
     /// Stay in the foreground and log to standard error, as the main process of a container.
     #[arg(long)]
     foreground: bool,
     /// Log to this file [default: daemon.log in the state directory].
     #[arg(long, value_name = "FILE")]
     log_file: Option<PathBuf>,
-    /// Pass every read and write through the daemon, also where the kernel could do without it.
-    #[arg(long, env = "HARNESS_FS_NO_PASSTHROUGH", value_parser = FalseyValueParser::new())]
+    /// Pass every read and write through the daemon, also where the kernel could do without it
+    /// [env: HARNESS_FS_NO_PASSTHROUGH]
+    // The variable is read below: to clap it would be an option that --resume cannot have.
+    #[arg(long)]
     no_passthrough: bool,
     /// Sync every merge and snapshot to the disk, so that they survive a power failure.
     #[arg(long)]
@@ -70,6 +83,11 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let config = config(&arguments, place)?;
     if !nix::unistd::geteuid().is_root() {
         return Err(Trouble::new(1, "mounting needs root: run it with sudo"));
+    }
+    if arguments.log_file.is_some()
+        && let Some(log) = &config.log
+    {
+        daemon::try_log(log).map_err(|error| Trouble::new(2, format!("--log-file: {error}")))?;
     }
     if arguments.foreground {
         return foreground(&config, place, arguments.json);
@@ -111,7 +129,7 @@ fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
         );
         return Err(Trouble::new(1, text));
     }
-    let start = if arguments.resume {
+    let (start, mapped) = if arguments.resume {
         if matches!(find(&place.state_dir), WhereStage::Nowhere) {
             let text = format!(
                 "there is no stage '{}' to resume in {}",
@@ -120,26 +138,14 @@ fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
             );
             return Err(Trouble::new(3, text));
         }
-        Start::Resume
+        let kept = State::read(&place.state_dir).map(|kept| kept.options.mapped);
+        // What is wrong with the state is for the daemon to tell.
+        (Start::Resume, kept.unwrap_or_default())
     } else {
-        let shared: Vec<PathBuf> = arguments.shared_path.clone();
-        // The rules that need no daemon to be told.
-        crate::stage::mapped::resolve(&arguments.workspace, &shared, &place.state_dir)?;
-        let mapped = std::iter::once(arguments.workspace.clone()).chain(shared);
-        let from = arguments.from.iter().map(|layout| absolute(layout));
-        Start::New {
-            options: Options {
-                name: place.label.clone(),
-                mapped: mapped.collect(),
-                passthrough: !arguments.no_passthrough,
-                durable: arguments.durable,
-                policies: arguments.policy.clone(),
-            },
-            from: from.collect::<Result<_, _>>()?,
-        }
+        start(arguments, place)?
     };
     let log = match &arguments.log_file {
-        Some(file) => Some(absolute(file)?),
+        Some(file) => Some(outside(file, &mapped)?),
         None if arguments.foreground => None,
         None => Some(place.state_dir.join(daemon::LOG)),
     };
@@ -150,6 +156,73 @@ fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
         log,
         own_processes: vec![nix::unistd::getpid().as_raw()],
     })
+}
+
+/// A new stage, or the one that is kept; and its mapped paths.
+fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), Trouble> {
+    let shared = &arguments.shared_path;
+    // The rules that need no daemon to be told.
+    let mapped = mapped::resolve(&arguments.workspace, shared, &place.state_dir)?.paths;
+    let given = std::iter::once(&arguments.workspace).chain(shared);
+    let from = arguments.from.iter().map(|layout| absolute(layout));
+    let from = from.collect::<Result<_, _>>()?;
+    let options = Options {
+        name: place.label.clone(),
+        mapped: given.cloned().collect(),
+        passthrough: !(arguments.no_passthrough || without_passthrough()),
+        durable: arguments.durable,
+        policies: arguments.policy.clone(),
+        ..Options::default()
+    };
+    if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
+        return Ok((Start::New { options, from }, mapped));
+    }
+    let kept = State::read(&place.state_dir)?.options;
+    let same = kept.mapped == mapped
+        && kept.passthrough == options.passthrough
+        && kept.durable == options.durable
+        && kept.policies == options.policies;
+    if same {
+        return Ok((Start::Resume, mapped));
+    }
+    let kept: Vec<_> = kept.mapped.iter().map(|path| shown(path)).collect();
+    Err(Trouble::new(
+        1,
+        format!(
+            "the stage that is kept in {} was mounted with other options, for {}: `harness-fs mount --resume` \
+             continues it with those, `harness-fs unmount` discards it",
+            shown(&place.state_dir),
+            kept.join(", ")
+        ),
+    ))
+}
+
+/// What the variable says, as clap reads one of a flag.
+fn without_passthrough() -> bool {
+    let set = std::env::var_os("HARNESS_FS_NO_PASSTHROUGH");
+    set.is_some_and(|value| {
+        FalseyValueParser::new()
+            .parse_ref(&clap::Command::new(""), None, &value)
+            .unwrap_or(true)
+    })
+}
+
+/// The absolute path of a log, which cannot be in the stage: the daemon would
+/// wait for itself.
+fn outside(file: &Path, mapped: &[PathBuf]) -> Result<PathBuf, Trouble> {
+    let file = absolute(file)?;
+    let real = target::settle(&file).unwrap_or_else(|_| file.clone());
+    match mapped.iter().find(|mapped| real.starts_with(mapped)) {
+        None => Ok(file),
+        Some(mapped) => Err(Trouble::new(
+            2,
+            format!(
+                "--log-file: {} lies inside the mapped path {}: choose a file outside of the stage",
+                shown(&file),
+                shown(mapped)
+            ),
+        )),
+    }
 }
 
 /// This process becomes the supervisor; a thread tells when the tree is usable.

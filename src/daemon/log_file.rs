@@ -1,9 +1,13 @@
 //! The daemon's log: a file that is rotated by size, or standard error.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use crate::error::{Context, Error, Result};
 
 /// A file that has become this long is put aside.
 const LONGEST: u64 = 8 << 20;
@@ -27,6 +31,47 @@ pub fn start(file: Option<&Path>) {
         let trace = std::backtrace::Backtrace::force_capture();
         log::error!("{panic}\n{trace}");
     }));
+}
+
+/// Sees whether a log can be kept there: what cannot be written later is
+/// passed over, so whoever asks for a log must be told now.
+///
+/// # Errors
+/// `EINVAL` for what is no regular file, else as open(2).
+pub fn try_at(path: &Path) -> Result<()> {
+    let not_a_file = |path: &Path| path.metadata().is_ok_and(|meta| !meta.is_file());
+    if not_a_file(path) {
+        let text = format!("{} is not a regular file", path.display());
+        return Err(Error::new(Errno::EINVAL, text));
+    }
+    open(path).context(|| path.display().to_string()).map(drop)
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600).open(path)
+}
+
+/// Leaves word at `own`, the log's usual place, of where the log is instead.
+///
+/// # Errors
+/// As rename(2) and symlink(2).
+pub fn point_to(own: &Path, log: &Path) -> Result<()> {
+    let moved = |result: std::io::Result<()>| match result {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context(|| own.display().to_string())
+        }
+        _ => Ok(()),
+    };
+    if own.is_symlink() {
+        moved(std::fs::remove_file(own))?;
+    }
+    if own != log {
+        // What an earlier daemon logged there is kept.
+        moved(std::fs::rename(own, aside(own, 1)))?;
+        moved(std::os::unix::fs::symlink(log, own))?;
+    }
+    Ok(())
 }
 
 /// Appends to a file, and begins a new one when it has become too long.
@@ -68,12 +113,7 @@ impl LogFile {
         match &mut self.open {
             Some(_) => {}
             none => {
-                let mut options = OpenOptions::new();
-                let file = options
-                    .append(true)
-                    .create(true)
-                    .mode(0o600)
-                    .open(&self.path)?;
+                let file = open(&self.path)?;
                 let length = file.metadata()?.len();
                 *none = Some((file, length));
             }
@@ -105,12 +145,24 @@ impl Write for LogFile {
     }
 }
 
-/// The log's files that are there, the newest first.
+/// The log's files that are there, the newest first; the first can be the link
+/// of [`point_to`].
 pub fn files(path: &Path) -> Vec<PathBuf> {
     let older = (1..FILES).map(|number| aside(path, number));
     std::iter::once(path.to_path_buf())
         .chain(older)
-        .filter(|path| path.exists())
+        .filter(|path| path.symlink_metadata().is_ok())
+        .collect()
+}
+
+/// As [`files`], with those of the log elsewhere that the first leads to.
+pub fn all_files(path: &Path) -> Vec<PathBuf> {
+    let elsewhere = std::fs::read_link(path).map(|log| files(&log));
+    let own = files(path).into_iter().filter(|file| !file.is_symlink());
+    elsewhere
+        .unwrap_or_default()
+        .into_iter()
+        .chain(own)
         .collect()
 }
 
@@ -133,6 +185,33 @@ mod tests {
             (&*read(0), &*read(1), &*read(2)),
             ("four 4\n", "three3\n", "two 22\n")
         );
+    }
+
+    #[test]
+    fn a_log_elsewhere_is_found_by_its_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, log) = (dir.path().join("daemon.log"), dir.path().join("elsewhere"));
+        std::fs::write(&own, "earlier").unwrap();
+        try_at(&log).unwrap();
+        point_to(&own, &log).unwrap();
+        point_to(&own, &log).unwrap();
+        assert_eq!(all_files(&own), [log.clone(), aside(&own, 1)]);
+        assert_eq!(files(&own), [own.clone(), aside(&own, 1)]);
+        point_to(&own, &own).unwrap();
+        assert_eq!(all_files(&own), [aside(&own, 1)]);
+        assert!(log.exists());
+    }
+
+    #[test]
+    fn a_log_is_tried_before_it_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        for wrong in [
+            dir.path(),
+            &dir.path().join("no/such"),
+            Path::new("/dev/full"),
+        ] {
+            assert!(try_at(wrong).is_err(), "{}", wrong.display());
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::sys::at;
 
 pub use cleanup::clean;
 pub use lock::StateLock;
-pub use log_file::files as log_files;
+pub use log_file::{all_files as log_files, try_at as try_log};
 pub use ready::{Ready, wait as wait_until_ready};
 pub use server::serve;
 pub use supervisor::{supervise, supervise_detached};

@@ -15,7 +15,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::death::{self, End};
-use super::{Config, OWN, Ready, SERVE, Start, StateLock, cleanup, log_file, remove_own};
+use super::{Config, LOG, OWN, Ready, SERVE, Start, StateLock, cleanup, log_file, remove_own};
 use crate::control::STAGE_FILE;
 use crate::error::{Context, Error, Result};
 
@@ -54,6 +54,11 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
             return 1;
         }
     };
+    if let Some(log) = &config.log
+        && let Err(error) = log_file::point_to(&config.state_dir.join(LOG), log)
+    {
+        log::warn!("{error}");
+    }
     let code = match run(config, &ready) {
         Ok(End::Clean) => 0,
         Ok(End::NotStarted(code)) => {

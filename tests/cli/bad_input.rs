@@ -175,3 +175,40 @@ fn resume_takes_the_options_it_had() {
     let ran = rig.run(&["mount", "--resume", "--shared-path", "/x"]);
     assert_eq!(ran.code, 2, "{ran:?}");
 }
+
+#[test]
+fn resume_has_no_options_that_it_would_not_heed() {
+    let rig = Rig::new();
+    for option in [
+        &["--workspace", "/x"][..],
+        &["--durable"],
+        &["--no-passthrough"],
+        &["--resume-if-kept"],
+    ] {
+        let ran = rig.run(&[&["mount", "--resume"], option].concat());
+        assert_eq!(ran.code, 2, "{ran:?}");
+    }
+    let mut with_variable = rig.command(&rig.state());
+    with_variable.args(["mount", "--resume"]);
+    with_variable.env("HARNESS_FS_NO_PASSTHROUGH", "1");
+    ran(with_variable.output().unwrap()).refused(3, "to resume");
+}
+
+#[test]
+fn a_log_that_cannot_be_kept_is_refused_before_anything_is_mounted() {
+    let rig = Rig::new();
+    let workspace = rig.path().join("ws");
+    std::fs::create_dir(&workspace).unwrap();
+    let inside = workspace.join("log");
+    for (log, part) in [
+        ("no/such/log", "No such file or directory"),
+        (".", "is not a regular file"),
+        ("/dev/full", "is not a regular file"),
+        (inside.to_str().unwrap(), "lies inside the mapped path"),
+    ] {
+        let workspace = workspace.to_str().unwrap();
+        let line = ["mount", "--workspace", workspace, "--log-file", log];
+        rig.run(&line).refused(2, part);
+        assert!(!rig.state().exists() && !inside.exists(), "{log}");
+    }
+}

@@ -391,3 +391,59 @@ fn an_option_says_which_stage_whatever_the_variables_say() {
     );
     assert!(ran.err.contains("no stage 'no-such-stage'"), "{}", ran.err);
 }
+
+#[test]
+fn the_bundle_holds_a_log_that_is_kept_elsewhere() {
+    in_stage(
+        r#"
+        "$H" unmount
+        "$H" mount --workspace "$W" --log-file "$T/the-log"
+        "$H" debug bundle --output "$T/b"
+        zstd -dc "$T/b" | tar -xOf - harness-fs-debug/the-log | grep -q serving
+        "$H" unmount --keep-state
+        "$H" mount --resume
+        [ ! -L "$HARNESS_FS_STATE_DIR/daemon.log" ]
+        grep -q serving "$HARNESS_FS_STATE_DIR/daemon.log"
+        "$H" unmount
+        [ -s "$T/the-log" ] && [ ! -e "$HARNESS_FS_STATE_DIR" ]
+        "$H" mount --workspace "$W"
+        "#,
+    );
+}
+
+/// A container whose main process it is can be started again.
+#[test]
+fn one_command_mounts_anew_and_goes_on() {
+    let ran = in_stage(
+        r#"
+        "$H" unmount
+        "$H" mount --workspace "$W" --resume-if-kept
+        echo 1 >"$W/kept"
+        "$H" unmount --keep-state
+        # It was durable from then on.
+        is "$(grep -c '"durable": true' "$HARNESS_FS_STATE_DIR/stage.json")" 1
+        "$H" mount --workspace "$W" --resume-if-kept
+        is "$(cat "$W/kept")" 1
+        "$H" unmount --keep-state
+        code 1 "$H" mount --workspace "$W" --shared-path "$T/more" --resume-if-kept
+        "$H" mount --resume
+        "#,
+    );
+    assert!(ran.err.contains("with other options"), "{}", ran.err);
+}
+
+#[test]
+fn what_the_mount_itself_would_write_into_the_base_is_refused() {
+    let ran = in_stage(
+        r#"
+        "$H" unmount
+        code 1 "$H" mount --workspace "$W" >"$W/log" 2>"$T/err"
+        cat "$T/err" >&2
+        rm "$W/log"
+        code 1 setpriv --bounding-set=-sys_admin "$H" mount --workspace "$W"
+        "$H" mount --workspace "$W"
+        "#,
+    );
+    assert!(ran.err.contains("/ws/log"), "{}", ran.err);
+    assert!(ran.err.contains("--privileged"), "{}", ran.err);
+}

@@ -9,6 +9,7 @@ mod mount;
 mod output;
 mod place;
 mod policy;
+mod program;
 mod running;
 mod snapshot;
 mod status;
@@ -33,7 +34,6 @@ const RUN_FAILED: u8 = 125;
 #[command(
     name = "harness-fs",
     version,
-    disable_help_subcommand = true,
     after_help = EXAMPLES
 )]
 struct CommandLine {

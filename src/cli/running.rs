@@ -1,6 +1,6 @@
 //! Runs a command in a view, as a child of this process.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command};
@@ -13,8 +13,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::output::note;
+use super::program;
 use crate::control::Ended;
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::stage::{StepView, namespace};
 use crate::sys::process::Process;
 
@@ -127,7 +128,13 @@ impl Signals {
 fn start(view: &StepView, command: &[OsString]) -> Result<std::result::Result<Child, Ended>> {
     let cwd = std::env::current_dir().ok();
     let outside = namespace::enter(view)?;
-    let started = prepare(view, command, cwd.as_deref()).spawn();
+    let make = |program: &OsStr, arguments: &[OsString]| {
+        let mut prepared = Command::new(program);
+        prepared.args(arguments);
+        prepare(&mut prepared, view, cwd.as_deref());
+        prepared
+    };
+    let started = program::spawn(make, command);
     if let Err(error) = outside.leave() {
         // A process that stays inside would be taken for a part of the step.
         if let Ok(mut child) = started {
@@ -136,31 +143,19 @@ fn start(view: &StepView, command: &[OsString]) -> Result<std::result::Result<Ch
         }
         return Err(error);
     }
-    Ok(started.map_err(|error| {
-        let name = command.first().map(|name| name.display().to_string());
-        let name = name.unwrap_or_default();
-        let not_found = error.kind() == std::io::ErrorKind::NotFound;
-        if not_found {
-            note(&format!("{name}: command not found"));
-        } else {
-            note(&format!("{name}: {}", Error::from(error)));
-        }
+    Ok(started.map_err(|not_started| {
+        note(&not_started.sentence);
         Ended {
             started: false,
-            exit_code: if not_found { 127 } else { 126 },
+            exit_code: not_started.exit_code,
             signal: None,
             timed_out: false,
         }
     }))
 }
 
-fn prepare(view: &StepView, command: &[OsString], cwd: Option<&std::path::Path>) -> Command {
-    let (program, arguments) = match command.split_first() {
-        Some((program, arguments)) => (program.as_os_str(), arguments),
-        None => ("".as_ref(), command),
-    };
-    let mut prepared = Command::new(program);
-    prepared.args(arguments).env("HARNESS_FS_STEP", &view.name);
+fn prepare(prepared: &mut Command, view: &StepView, cwd: Option<&std::path::Path>) {
+    prepared.env("HARNESS_FS_STEP", &view.name);
     if let Some(workspace) = view.mapped.first() {
         prepared.env("HARNESS_WORKSPACE", workspace);
         prepared.env("DRONE_WORKSPACE", workspace);
@@ -170,7 +165,6 @@ fn prepare(view: &StepView, command: &[OsString], cwd: Option<&std::path::Path>)
     if cwd != Some(dir) && std::env::var_os("PWD").is_some() {
         prepared.env("PWD", dir);
     }
-    prepared
 }
 
 fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {

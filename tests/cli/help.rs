@@ -51,6 +51,19 @@ fn every_command_has_help_with_an_example() {
 }
 
 #[test]
+fn help_is_a_command_too_and_names_what_can_be_chosen() {
+    for line in [&["help"][..], &["help", "step", "run"]] {
+        let ran = ran(program().args(line).output().unwrap());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("Usage: harness-fs"), "{ran:?}");
+    }
+    let ran = ran(program().args(["mount", "--help"]).output().unwrap());
+    for policy in ["fail", "last", "first", "keep-both", "append", "ignore"] {
+        assert!(ran.out.contains(policy), "{policy}: {}", ran.out);
+    }
+}
+
+#[test]
 fn the_version_is_told() {
     let ran = ran(program().arg("--version").output().unwrap());
     assert_eq!(

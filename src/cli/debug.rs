@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::output::{Trouble, print};
 use super::place::Place;
-use crate::control::{DIED, PROTOCOL, Reply, Request, STAGE_FILE, VERSION};
+use crate::control::{DIED, PROTOCOL, Reply, STAGE_FILE, VERSION};
 use crate::daemon;
 use crate::error::{Context, Result};
 
@@ -51,7 +51,7 @@ pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
 
 fn collect(place: &Place) -> Vec<(String, Vec<u8>)> {
     let mut files = Vec::new();
-    let status = match place.ask(&Request::Status {}) {
+    let status = match place.status() {
         Ok(Reply::Report { data, .. }) => data,
         Ok(Reply::Failure { message, .. }) => json!({ "failure": message }),
         Ok(_) => json!(null),

@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json};
 use super::place::{Place, absolute};
-use crate::control::{Client, STAGE_FILE, WhereStage, find};
+use crate::control::{STAGE_FILE, WhereStage, find};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
@@ -119,7 +119,7 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
 
 fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
     let own = match find(&place.state_dir) {
-        WhereStage::Socket => Client::connect(&place.state_dir, &place.label).ok(),
+        WhereStage::Socket => place.connect().ok(),
         _ => None,
     };
     if let Some(client) = own {

@@ -2,12 +2,15 @@
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
-use super::output::{Trouble, expect_report};
-use crate::control::{Client, Problem, Reply, Request};
+use super::output::{Trouble, expect_report, note};
+use crate::control::{Client, Patience, Problem, Reply, Request};
 use crate::export::target;
 use crate::tree::shown::{path_of, shown};
 
+/// How long `status` waits for a daemon that does not answer.
+const STATUS_WAIT: Duration = Duration::from_secs(10);
 /// Where stages lie that are known by name.
 const STAGES: &str = "/var/lib/harness-fs";
 
@@ -125,7 +128,26 @@ impl Place {
     /// # Errors
     /// No stage, no daemon.
     pub fn connect(&self) -> Result<Client, Problem> {
-        Client::connect(&self.state_dir, &self.label)
+        self.connect_within(None)
+    }
+
+    /// As [`Place::connect`], and gives up after a time.
+    ///
+    /// # Errors
+    /// No stage, no daemon, no answer.
+    pub fn connect_within(&self, limit: Option<Duration>) -> Result<Client, Problem> {
+        let patience = Patience { tell: note, limit };
+        Client::connect(&self.state_dir, &self.label, patience)
+    }
+
+    /// Asks the stage's daemon for the status, which it never makes anybody
+    /// wait for: a daemon that does not answer is given up.
+    ///
+    /// # Errors
+    /// As [`Place::ask`], or no answer.
+    pub fn status(&self) -> Result<Reply, Problem> {
+        self.connect_within(Some(STATUS_WAIT))?
+            .ask(&Request::Status {})
     }
 
     /// Asks the stage's daemon for one thing.

@@ -2,12 +2,12 @@
 
 use super::output::{Trouble, show};
 use super::place::Place;
-use crate::control::Request;
 
 /// Show the stage: mapped paths, steps, layers, views, the daemon.
 ///
 /// Lists the steps that are kept after a conflict or a failure, how the views
-/// are served, and how long the oldest request to the filesystem has waited.
+/// are served, and how long the oldest request to the filesystem has waited. A
+/// daemon that does not answer for ten seconds is given up, with exit code 1.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -24,5 +24,5 @@ pub struct Arguments {
 /// # Errors
 /// One sentence.
 pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
-    show(place.ask(&Request::Status {})?, arguments.json)
+    show(place.status()?, arguments.json)
 }

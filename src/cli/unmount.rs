@@ -93,6 +93,7 @@ fn finish(client: &Client, reply: Reply, json: bool) -> Result<u8, Trouble> {
 fn forget(place: &Place) -> Result<u8, Trouble> {
     let dir = &place.state_dir;
     let lock = StateLock::take(dir, dir)?;
+    let _server = StateLock::of_server(dir)?;
     daemon::clean(dir, &place.label)?;
     daemon::remove_state(dir)?;
     drop(lock);

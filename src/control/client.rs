@@ -13,6 +13,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{getsockopt, sockopt};
 use serde::{Deserialize, Serialize};
 
 use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
@@ -21,6 +22,8 @@ use crate::sys::process::Process;
 
 /// The stage's own file in the state directory.
 pub const STAGE_FILE: &str = "stage.json";
+/// How long a daemon may be silent before that is told.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How long the daemon's supervisor may take to clean up.
 const CLEAN_UP: Duration = Duration::from_secs(10);
 
@@ -86,6 +89,47 @@ impl From<Error> for Problem {
     }
 }
 
+/// What to do about a daemon that is silent: it may be stopped, or its disk hang.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Is told after some seconds, once.
+    pub tell: fn(&str),
+    /// How long it is waited for, if not without end.
+    pub limit: Option<Duration>,
+}
+
+impl Patience {
+    /// Waits until the daemon says something.
+    fn wait(&self, stream: &UnixStream, label: &str) -> Result<(), Problem> {
+        if readable(stream, Some(SILENCE)) {
+            return Ok(());
+        }
+        // On this side it tells who listens (unix(7), `SO_PEERCRED`).
+        let pid = getsockopt(stream, sockopt::PeerCredentials).map_or(0, |peer| peer.pid());
+        (self.tell)(&format!(
+            "the daemon of the stage '{label}' (pid {pid}) does not answer; waiting"
+        ));
+        let left = self.limit.map(|limit| limit.saturating_sub(SILENCE));
+        if readable(stream, left) {
+            return Ok(());
+        }
+        let text = format!(
+            "the daemon of the stage '{label}' does not answer: if it was stopped, `kill -CONT {pid}` lets it go on"
+        );
+        Err(Error::new(Errno::ETIMEDOUT, text).into())
+    }
+}
+
+/// Waits until something can be read; says whether it can.
+fn readable(stream: &UnixStream, timeout: Option<Duration>) -> bool {
+    let mut polled = [PollFd::new(stream.as_fd(), PollFlags::POLLIN)];
+    let timeout = timeout.map_or(PollTimeout::NONE, |timeout| {
+        PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX)
+    });
+    // Interrupted, reading waits in its place.
+    nix::poll::poll(&mut polled, timeout) != Ok(0)
+}
+
 /// A connection to the daemon of a stage.
 #[derive(Debug)]
 pub struct Client {
@@ -96,14 +140,16 @@ pub struct Client {
     label: String,
     state_dir: PathBuf,
     supervisor: Option<Process>,
+    patience: Patience,
 }
 
 impl Client {
     /// Connects to the daemon of the stage in `state_dir`.
     ///
     /// # Errors
-    /// One sentence that says whether there is no stage, or no daemon any more.
-    pub fn connect(state_dir: &Path, label: &str) -> Result<Client, Problem> {
+    /// One sentence that says whether there is no stage, no daemon any more, or
+    /// no answer within the patience.
+    pub fn connect(state_dir: &Path, label: &str, patience: Patience) -> Result<Client, Problem> {
         if !is_ours(state_dir) {
             let text = format!("the stage '{label}' belongs to another user: run it with sudo");
             return Err(Error::new(Errno::EPERM, text).into());
@@ -133,11 +179,11 @@ impl Client {
             }
         };
         let mut wire = Wire::new(stream);
-        let sent = wire.send(&Hello::own(0));
-        let Some(daemon) = sent
-            .and_then(|()| wire.receive::<Hello>())
-            .or_else(hang_up)?
-        else {
+        let Some(()) = wire.send(&Hello::own(0)).map(Some).or_else(hang_up)? else {
+            return Err(gone(state_dir, label));
+        };
+        patience.wait(wire.stream(), label)?;
+        let Some(daemon) = wire.receive::<Hello>().or_else(hang_up)? else {
             return Err(gone(state_dir, label));
         };
         let supervisor = Process::open(daemon.supervisor).ok();
@@ -147,6 +193,7 @@ impl Client {
             label: label.to_owned(),
             state_dir: state_dir.to_path_buf(),
             supervisor,
+            patience,
         })
     }
 
@@ -180,6 +227,9 @@ impl Client {
     /// # Errors
     /// As [`Client::ask`].
     pub fn reply(&mut self) -> Result<Reply, Problem> {
+        if self.patience.limit.is_some() {
+            self.patience.wait(self.wire.stream(), &self.label)?;
+        }
         let reply = self.wire.receive().or_else(hang_up)?;
         reply.ok_or_else(|| self.gone())
     }
@@ -302,7 +352,11 @@ mod tests {
         let died = r#"{"reason":"was killed by SIGKILL","at":1,"supervisor":1}"#;
         std::fs::write(dir.join(DIED), died).unwrap();
         assert!(matches!(find(dir), WhereStage::Dead(Some(_))));
-        let Err(Problem::Gone(text)) = Client::connect(dir, "x") else {
+        let patience = Patience {
+            tell: |_| {},
+            limit: None,
+        };
+        let Err(Problem::Gone(text)) = Client::connect(dir, "x", patience) else {
             panic!("connected");
         };
         assert!(

@@ -195,7 +195,11 @@ mod tests {
     #[test]
     fn requests_and_replies_take_turns() {
         let dir = start();
-        let mut client = Client::connect(dir.path(), "x").unwrap();
+        let patience = super::super::Patience {
+            tell: |_| {},
+            limit: None,
+        };
+        let mut client = Client::connect(dir.path(), "x", patience).unwrap();
         assert!(Hello::own(0).fits(&client.daemon));
         let Reply::Report { text, .. } = client.ask(&Request::Status {}).unwrap() else {
             panic!("no report");

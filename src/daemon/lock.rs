@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -24,9 +24,21 @@ const CLEAN_UP: Duration = Duration::from_secs(10);
 pub struct StateLock(#[expect(dead_code, reason = "held, not used")] Flock<File>);
 
 impl StateLock {
+    /// Takes what a server holds, which may outlive its supervisor; nothing if
+    /// there never was one.
+    ///
+    /// # Errors
+    /// As [`StateLock::take`].
+    pub fn of_server(state_dir: &Path) -> Result<Option<StateLock>> {
+        let path = state_dir.join(FILE);
+        let there = path.exists();
+        there.then(|| StateLock::take(&path, state_dir)).transpose()
+    }
+
     /// Locks a state directory, or a file in it.
     ///
-    /// A supervisor that is cleaning up after a death is waited for.
+    /// A supervisor that is cleaning up after a death is waited for, and so is
+    /// a daemon that can no longer be talked to, because it is ending.
     ///
     /// # Errors
     /// `EBUSY` when another daemon holds it.
@@ -40,6 +52,16 @@ impl StateLock {
             let mut polled = [PollFd::new(supervisor.as_fd(), PollFlags::POLLIN)];
             let timeout = PollTimeout::try_from(CLEAN_UP).unwrap_or(PollTimeout::MAX);
             let _ = nix::poll::poll(&mut polled, timeout);
+            result = Flock::lock(open()?, FlockArg::LockExclusiveNonblock);
+        }
+        let socket = state_dir.join(control::SOCKET);
+        let deadline = Instant::now() + CLEAN_UP;
+        while matches!(result, Err((_, Errno::EWOULDBLOCK)))
+            && !socket.exists()
+            && Instant::now() < deadline
+        {
+            // flock(2) has no timeout.
+            std::thread::sleep(Duration::from_millis(20));
             result = Flock::lock(open()?, FlockArg::LockExclusiveNonblock);
         }
         match result {
@@ -61,9 +83,15 @@ mod tests {
     fn one_at_a_time() {
         let dir = tempfile::tempdir().unwrap();
         let lock = StateLock::take(dir.path(), dir.path()).unwrap();
+        let socket = dir.path().join(control::SOCKET);
+        std::fs::write(&socket, "").unwrap();
         let second = StateLock::take(dir.path(), dir.path()).unwrap_err();
         assert_eq!(second.errno(), Errno::EBUSY);
+        // Without its socket it is waited for.
+        std::fs::remove_file(&socket).unwrap();
+        let path = dir.path().to_path_buf();
+        let waits = std::thread::spawn(move || StateLock::take(&path, &path).map(drop));
         drop(lock);
-        StateLock::take(dir.path(), dir.path()).unwrap();
+        waits.join().unwrap().unwrap();
     }
 }

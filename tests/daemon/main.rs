@@ -11,3 +11,4 @@ mod names;
 mod open_files;
 mod refusals;
 mod rig;
+mod silence;

@@ -9,7 +9,8 @@ use crate::control::Request;
 /// Without a name: everything since `mount`. With the name of a step that is
 /// open or kept: what that step changed. With that of a step that was merged:
 /// what its merge changed. With the name of a snapshot: what had changed when
-/// it was taken.
+/// it was taken. Where a step and a snapshot have the same name, `step:NAME` or
+/// `snapshot:NAME` says which.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -17,6 +17,7 @@ use crate::control::{
 use crate::error::Error;
 use crate::export::{self, ExportOptions};
 use crate::stage::{Failure, Stage};
+use crate::tree::shown::shown;
 
 /// How long requests in flight may take once `unmount` was asked for.
 const UNMOUNT_PATIENCE: Duration = Duration::from_secs(600);
@@ -65,6 +66,15 @@ pub fn refusal(failure: &Failure) -> Reply {
         message,
         data,
     }
+}
+
+/// The real path of something that may be missing yet.
+fn real(path: &Path) -> PathBuf {
+    let real = path
+        .ancestors()
+        .find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)))
+        .and_then(|(there, real)| Some(real.join(path.strip_prefix(there).ok()?)));
+    real.unwrap_or_else(|| path.to_path_buf())
 }
 
 impl Requests {
@@ -121,11 +131,7 @@ impl Requests {
     /// What lies inside the stage cannot be written to from outside of it: the
     /// copy would become part of what is copied.
     fn outside(&self, dir: &Path) -> Result<(), Failure> {
-        let real = dir
-            .ancestors()
-            .find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)))
-            .and_then(|(there, real)| Some(real.join(dir.strip_prefix(there).ok()?)));
-        let real = real.unwrap_or_else(|| dir.to_path_buf());
+        let real = real(dir);
         match self.mapped.iter().find(|mapped| real.starts_with(mapped)) {
             None => Ok(()),
             Some(mapped) => Err(Failure::Usage(format!(
@@ -209,6 +215,13 @@ impl Requests {
 
     fn export(&self, stage: &Stage, request: ExportRequest) -> Result<Reply, Failure> {
         self.outside(&request.to)?;
+        if real(&request.to).starts_with(stage.state_dir()) {
+            return Err(Failure::Usage(format!(
+                "{} lies inside the state directory {}, which goes with the stage: choose another one",
+                shown(&request.to),
+                shown(stage.state_dir())
+            )));
+        }
         let (stack, _) = stage.stack_of_snapshot(&request.snapshot)?;
         let own_base = stage.own_base();
         let options = ExportOptions {

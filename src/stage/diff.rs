@@ -7,7 +7,8 @@ use serde::Serialize;
 use super::changes::between;
 use super::content::Seen;
 use super::merge::{JOIN, MERGED};
-use super::state::{Phase, State};
+use super::snapshots::missing;
+use super::state::{Phase, SnapshotState, State, StepState};
 use super::{Failure, Stage};
 use crate::error::Result;
 use crate::layer::{Stack, read_open};
@@ -47,12 +48,14 @@ impl Stage {
     /// since the stage was made. Times alone, and a copy with equal content, are
     /// no change.
     ///
+    /// A name that is both is refused; `step:NAME` and `snapshot:NAME` say which.
+    ///
     /// For `None` the head is sealed. A step that is still open is read as it
     /// is; a change of a file with several names may show at one of them only.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] for a name that is neither step nor snapshot, else
-    /// what the layers report.
+    /// [`Failure::NotFound`] for a name that is neither step nor snapshot,
+    /// [`Failure::Usage`] for one that is both, else what the layers report.
     pub fn diff(&self, of: Option<&str>) -> Result<Vec<DiffLine>, Failure> {
         let state = match of {
             None => {
@@ -65,8 +68,8 @@ impl Stage {
         let first = self.stack_of(&state.stack[..state.imported.min(state.stack.len())])?;
         let (old, new) = match of {
             None => (first, self.stack_of(&state.stack)?),
-            Some(name) => match (state.steps.get(name), state.snapshots.get(name)) {
-                (Some(step), _) => {
+            Some(of) => match named(&state, of)? {
+                (name, Some(step), _) => {
                     let base = self.stack_of(&step.base_stack)?;
                     let layer = match (&step.layer, step.state) {
                         (Some(id), _) => Some(self.layer(id)? as _),
@@ -78,8 +81,8 @@ impl Stage {
                     let view = layer.map_or(base.clone(), |layer| base.with(layer));
                     (base, view)
                 }
-                (None, Some(snapshot)) => (first, self.stack_of(&snapshot.stack)?),
-                (None, None) => self.around_merged(&state, name)?,
+                (_, None, Some(snapshot)) => (first, self.stack_of(&snapshot.stack)?),
+                (name, None, None) => self.around_merged(&state, name)?,
             },
         };
         let mut lines = lines(&old, &new, &state.options.mapped)?;
@@ -117,6 +120,31 @@ impl Stage {
         let stack = self.stack_of(&state.stack)?;
         Ok((stack.clone(), stack))
     }
+}
+
+type Named<'a> = (&'a str, Option<&'a StepState>, Option<&'a SnapshotState>);
+
+/// The step or the snapshot that is meant; neither for a step that is gone.
+fn named<'a>(state: &'a State, of: &'a str) -> Result<Named<'a>, Failure> {
+    let step = state.steps.get(of);
+    let was_step = state.gone.get(of).is_some_and(|gone| gone == MERGED);
+    let snapshot = state.snapshots.get(of);
+    if snapshot.is_some() && (step.is_some() || was_step) {
+        return Err(Failure::Usage(format!(
+            "'{of}' is the name of a step and of a snapshot: say `diff step:{of}` or `diff snapshot:{of}`"
+        )));
+    }
+    if step.is_some() || snapshot.is_some() || was_step {
+        return Ok((of, step, snapshot));
+    }
+    Ok(match of.split_once(':') {
+        Some(("step", name)) => (name, state.steps.get(name), None),
+        Some(("snapshot", name)) => {
+            let snapshot = state.snapshots.get(name).ok_or_else(|| missing(name))?;
+            (name, None, Some(snapshot))
+        }
+        _ => (of, None, None),
+    })
 }
 
 /// What differs between two stacks.

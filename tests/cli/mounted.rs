@@ -447,3 +447,50 @@ fn what_the_mount_itself_would_write_into_the_base_is_refused() {
     assert!(ran.err.contains("/ws/log"), "{}", ran.err);
     assert!(ran.err.contains("--privileged"), "{}", ran.err);
 }
+
+#[test]
+fn a_step_and_a_snapshot_of_one_name_are_told_apart() {
+    let ran = in_stage(
+        r#"
+        "$H" step run build -- touch a
+        "$H" step run more -- touch b
+        "$H" snapshot create build
+        code 2 "$H" diff build
+        is "$("$H" diff step:build)" "A $W/a"
+        is "$("$H" diff snapshot:build)" "$(printf 'A %s/a\nA %s/b' "$W" "$W")"
+        is "$("$H" diff more)" "A $W/b"
+        code 3 "$H" diff snapshot:more
+        code 2 "$H" export build --to "$HARNESS_FS_STATE_DIR/out"
+        code 2 "$H" apply "$W/file" --replace
+        echo >"$T/plain"
+        code 2 "$H" apply "$T/plain" --replace
+        "#,
+    );
+    assert!(ran.err.contains("snapshot:build"), "{}", ran.err);
+    assert!(
+        ran.err.contains("inside the state directory"),
+        "{}",
+        ran.err
+    );
+    assert!(ran.err.contains("is not a directory"), "{}", ran.err);
+}
+
+#[test]
+fn scripts_start_as_in_a_shell() {
+    let ran = in_stage(
+        r#"
+        "$H" step run script -- sh -ec 'echo "echo ran >out" >s; printf "%s\n" \#!/no/such >t; chmod +x s t'
+        cd "$W"
+        code 0 "$H" step run plain -- ./s
+        is "$(cat out)" ran
+        code 127 "$H" step run bad -- ./t
+        cd /
+        "#,
+    );
+    assert!(
+        ran.err
+            .contains("./t: its interpreter /no/such is not there"),
+        "{}",
+        ran.err
+    );
+}

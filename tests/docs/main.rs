@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used)] // what is missing here is a failure
 
 mod document;
+mod json;
 mod session;
 
 use document::Document;
@@ -30,10 +31,18 @@ fn merge() {
     check("docs/merge.md");
 }
 
+#[test]
+fn json_fields() {
+    let (text, document, printed) = check("docs/json.md");
+    json::check(&text, &document, &printed);
+}
+
+/// Returns the document, and what its commands have printed.
 #[track_caller]
-fn check(name: &str) {
+fn check(name: &str) -> (String, Document, Vec<String>) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-    let document = Document::parse(&std::fs::read_to_string(path).unwrap());
+    let text = std::fs::read_to_string(path).unwrap();
+    let document = Document::parse(&text);
     assert!(!document.commands.is_empty(), "{name} has no examples");
     let commands: Vec<&str> = document.commands.iter().map(|c| c.text.as_str()).collect();
     let printed = session::run(&commands);
@@ -58,4 +67,5 @@ fn check(name: &str) {
         }
     }
     assert!(wrong.is_empty(), "\n{wrong}");
+    (text, document, printed)
 }

@@ -24,7 +24,8 @@ pub struct Manifest {
     pub step: String,
     /// When it was sealed, in seconds since the epoch.
     pub sealed: u64,
-    /// Files, directories, and other entries that it adds or changes.
+    /// Files, directories, and other entries that it adds or changes;
+    /// directories that only lead to them not counted.
     pub entries: u64,
     /// Names that it deletes.
     pub whiteouts: u64,

@@ -16,7 +16,7 @@ use super::open::{OpenLayer, TREE};
 use super::{Layer, Stack, Visit, Whiteouts, walk};
 use crate::error::{Context, Result};
 use crate::sys::at;
-use crate::tree::union::{Entry, Name};
+use crate::tree::union::{Entry, Found, Name, Part};
 use crate::tree::{Ino, Kind};
 
 /// A layer that is never written again.
@@ -183,18 +183,27 @@ impl Layer for OpenTree {
     }
 }
 
-/// Counts what a tree holds: entries, whiteouts, bytes of content.
-fn count(tree: &DiskTree) -> Result<(u64, u64, u64)> {
+/// Counts what a tree holds: entries, whiteouts, bytes of content. Directories
+/// that only lead to something are no change, and are not counted.
+fn count(tree: &DiskTree, stack: &Stack) -> Result<(u64, u64, u64)> {
     let (mut entries, mut whiteouts, mut bytes) = (0, 0, 0);
-    let mut dirs = vec![Path::new("").to_path_buf()];
-    while let Some(dir) = dirs.pop() {
+    // Each with what is below it in the stack.
+    let mut dirs = vec![(Path::new("").to_path_buf(), Some(stack.roots()))];
+    while let Some((dir, parts)) = dirs.pop() {
         for name in tree.names(&dir)? {
             let path = dir.join(&name.name);
             match name.kind {
                 None => whiteouts += 1,
                 Some(Kind::Dir) => {
-                    entries += 1;
-                    dirs.push(path);
+                    let below = match &parts {
+                        Some(parts) => covered(tree, &path, stack, parts, &name.name)?,
+                        None => None,
+                    };
+                    match &below {
+                        Some(below) if same_directory(tree, &path, stack, below)? => {}
+                        _ => entries += 1,
+                    }
+                    dirs.push((path, below.map(|below| below.parts)));
                 }
                 Some(Kind::File) => {
                     entries += 1;
@@ -205,6 +214,43 @@ fn count(tree: &DiskTree) -> Result<(u64, u64, u64)> {
         }
     }
     Ok((entries, whiteouts, bytes))
+}
+
+/// The directory of the stack that one of the tree is united with under its own name.
+fn covered(
+    tree: &DiskTree,
+    path: &Path,
+    stack: &Stack,
+    parts: &[Part],
+    name: &OsStr,
+) -> Result<Option<Found>> {
+    match tree.entry(path)? {
+        Some(Entry::Present(_, marks)) if !marks.opaque && marks.redirect.is_none() => {
+            let below = stack.lookup(parts, name)?;
+            Ok(below.filter(|below| below.attr.kind == Kind::Dir))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether nothing but times tells them apart.
+fn same_directory(tree: &DiskTree, path: &Path, stack: &Stack, below: &Found) -> Result<bool> {
+    let own = at::stat(tree.root(), path)?.attr;
+    let old = &below.attr;
+    if (own.perm, own.uid, own.gid) != (old.perm, old.uid, old.gid) {
+        return Ok(false);
+    }
+    let old = stack.xattrs(below)?;
+    let names = tree.xattrs(path)?;
+    if names.len() != old.len() {
+        return Ok(false);
+    }
+    for name in names {
+        if tree.xattr(path, &name)?.as_ref() != old.get(&name) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What an open layer has beside its tree.
@@ -227,7 +273,7 @@ pub fn seal(
     now: u64,
 ) -> Result<Manifest> {
     let links = write_links(open, stack).context(|| format!("hard links of layer {id}"))?;
-    let (entries, whiteouts, bytes) = count(open.tree())?;
+    let (entries, whiteouts, bytes) = count(open.tree(), stack)?;
     let manifest = Manifest {
         id: id.to_owned(),
         step: step.to_owned(),

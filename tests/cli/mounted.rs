@@ -494,3 +494,27 @@ fn scripts_start_as_in_a_shell() {
         ran.err
     );
 }
+
+/// The directories on the way to a change were counted as changes.
+#[test]
+fn what_is_counted_is_what_changed() {
+    let ran = in_stage(
+        r#"
+        "$H" step run dirs -- mkdir -p a/b/c
+        "$H" step run one -- touch a/b/c/new
+        "$H" step run mode -- chmod 700 a/b
+        "$H" step run attribute -- setfattr -n user.x -v y a
+        "$H" step run many -- sh -c 'touch a/1 a/b/2; mkdir d; touch d/3; rm a/b/c/new'
+        "#,
+    );
+    for (step, entries) in [
+        ("dirs", "3 entries"),
+        ("one", "1 entry"),
+        ("mode", "1 entry"),
+        ("attribute", "1 entry"),
+        ("many", "4 entries, 1 deleted"),
+    ] {
+        let line = format!("merged {step}: {entries}");
+        assert!(ran.err.contains(&line), "{line}: {}", ran.err);
+    }
+}

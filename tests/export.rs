@@ -11,5 +11,7 @@ mod fixture;
 mod forge;
 #[path = "export/hostile.rs"]
 mod hostile;
+#[path = "export/layouts.rs"]
+mod layouts;
 #[path = "export/round_trip.rs"]
 mod round_trip;

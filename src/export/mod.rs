@@ -9,6 +9,7 @@ mod apply;
 mod content;
 pub mod guard;
 mod layout;
+mod layout_writer;
 mod plan;
 mod reader;
 mod tar;

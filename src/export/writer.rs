@@ -16,7 +16,8 @@ use serde::Serialize;
 
 use super::content::{Findings, LayerContent};
 use super::guard::Guard;
-use super::layout::{Hashing, LayoutWriter, describe};
+use super::layout::{Hashing, describe};
+use super::layout_writer::LayoutWriter;
 use super::tar::TarWriter;
 use super::{BASE, BASE_INCLUDED, BASE_NONE, LeftOut, MAPPED_PATHS};
 use crate::error::{Context, Error, Result};
@@ -189,8 +190,11 @@ fn write_manifest(
         .build()
         .map_err(bad)?;
     let config = layout.json(MediaType::ImageConfig, &config)?;
+    // As the layers: in which order they were given makes no other image.
+    let mut mapped: Vec<&PathBuf> = mapped.iter().collect();
+    mapped.sort();
     let paths: Vec<String> = mapped
-        .iter()
+        .into_iter()
         .map(|path| {
             path.clone().into_os_string().into_string().map_err(|path| {
                 let text = format!("{path:?}: a mapped path has to be UTF-8 to be exported");

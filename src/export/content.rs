@@ -219,6 +219,9 @@ impl<'a> LayerContent<'a> {
                 self.leave_out(&path, "image layers cannot hold names that begin with .wh.");
             } else if found.attr.kind == Kind::Socket {
                 self.leave_out(&path, "image layers cannot hold sockets");
+                if self.reappears(&path, &source)? {
+                    whiteouts.push(name);
+                }
             } else if let Some(why) = self.withheld(&path, &found)? {
                 let shown = self.shown(&path);
                 let why = why.to_owned();
@@ -292,7 +295,7 @@ impl<'a> LayerContent<'a> {
         }
         match self.stack.below(self.index).find(path)? {
             Some(old) if old.parts[0].layer >= self.first => {
-                Ok(self.withheld(path, &old)?.is_none())
+                Ok(old.attr.kind != Kind::Socket && self.withheld(path, &old)?.is_none())
             }
             _ => Ok(false),
         }

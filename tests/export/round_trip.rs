@@ -212,6 +212,40 @@ fn what_cannot_or_must_not_leave_is_listed() {
 }
 
 #[test]
+fn what_a_socket_replaced_is_gone_in_the_image_too() {
+    let mut fixture = Fixture::new();
+    write(&fixture.at("file"), "old");
+    mkdir(&fixture.at("dir"));
+    write(&fixture.at("dir/inner"), "old");
+    write(&fixture.at("id_rsa"), "never exported");
+    fixture.take_base();
+    let names = ["file", "dir", "id_rsa"];
+    for id in ["000001-server", "000002-again"] {
+        fixture.layer(id, |layer| {
+            for name in names {
+                let path = format!("0/{name}");
+                layer.parents(&path);
+                let to = layer.path(&path);
+                at::mknod(layer.open, &to, Kind::Socket, 0o600, 0).expect("socket");
+                layer.finish(&to);
+            }
+        });
+    }
+    let layout = fixture.tmp.path().join("out");
+    let report =
+        export(&fixture.stack, true, &fixture.mapped, &layout, options("s")).expect("export");
+    let told: BTreeSet<_> = report.left_out.iter().map(|e| e.path.clone()).collect();
+    assert_eq!(told, names.map(|name| fixture.at(name)).into());
+    // The root, its parents, and a whiteout each: but nothing hides what was never there.
+    let parents = fixture.at("").components().count() as u64 - 2;
+    let members: Vec<u64> = report.layers.iter().map(|layer| layer.members).collect();
+    assert_eq!(members[1..], [parents + 1 + 2, parents + 1]);
+    let (_, stack) = fixture.import(&layout, "new/layers");
+    let names: Vec<_> = dump_below(&stack, Path::new("0")).into_keys().collect();
+    assert_eq!(names, [PathBuf::new()]);
+}
+
+#[test]
 fn a_stage_with_further_paths_keeps_its_own_base_there() {
     let mut fixture = Fixture::new();
     write(&fixture.at("saved"), "saved");

@@ -10,6 +10,7 @@ mod content;
 pub mod guard;
 mod layout;
 mod layout_writer;
+mod paths;
 mod plan;
 mod reader;
 mod tar;

@@ -14,6 +14,7 @@ use nix::fcntl::AT_FDCWD;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 
 use super::layout::{Hashing, open_blob, read_blob, read_index, ref_name};
+use super::paths::{Id, Paths};
 use super::unpack::{Mapping, Unpacking};
 use super::untar::TarReader;
 use super::{BASE, BASE_INCLUDED, BASE_NONE, MAPPED_PATHS};
@@ -57,24 +58,22 @@ pub fn import(
     ids: &mut dyn FnMut(&str) -> String,
     inos: &Inos,
 ) -> Result<Imported> {
-    let mut run = || {
-        let (root, name) = split(layout);
-        let image = Image::read(&root, name.as_deref())?;
-        let mapping = image.mapping(mapped)?;
-        std::fs::create_dir_all(layers_dir).context(|| layers_dir.display().to_string())?;
-        let mut import = Import {
-            image,
-            mapping,
-            mapped,
-            inos,
-            layers_dir,
-            made: Vec::new(),
-            names: BTreeMap::new(),
-            done: false,
-        };
-        import.run(ids)
+    let (root, name) = split(layout);
+    let image = Image::read(&root, name.as_deref())?;
+    let mapping = image.mapping(mapped)?;
+    std::fs::create_dir_all(layers_dir).context(|| layers_dir.display().to_string())?;
+    let mut import = Import {
+        image,
+        mapping,
+        mapped,
+        inos,
+        layers_dir,
+        made: Vec::new(),
+        paths: Paths::default(),
+        names: BTreeMap::new(),
+        done: false,
     };
-    run().map_err(|error: Error| error.context(format!("import of {}", layout.display())))
+    import.run(ids)
 }
 
 /// Splits `DIR:NAME`; a directory of the whole name comes first.
@@ -186,8 +185,9 @@ struct Import<'a> {
     inos: &'a Inos,
     layers_dir: &'a Path,
     made: Vec<PathBuf>,
+    paths: Paths,
     /// Names that show and share an inode with others.
-    names: BTreeMap<PathBuf, Ino>,
+    names: BTreeMap<Id, Ino>,
     done: bool,
 }
 
@@ -242,13 +242,14 @@ impl Import<'_> {
     }
 
     /// Unpacks one layer and checks both its digests once more on the way.
-    fn unpack(&self, index: usize, open: &OpenLayer) -> Result<HashMap<PathBuf, Ino>> {
+    fn unpack(&mut self, index: usize, open: &OpenLayer) -> Result<HashMap<Id, Ino>> {
         let descriptor = &self.image.layers[index];
         let (mut file, digest) = open_blob(&self.image.root, descriptor)?;
         file.rewind()?;
         let mut blob = Hashing::new(BufReader::with_capacity(1 << 20, file));
         let mut tar = TarReader::new(Hashing::new(decoder(descriptor, &mut blob)?));
-        let names = Unpacking::new(open, &self.mapping, self.inos).run(&mut tar)?;
+        let unpacking = Unpacking::new(open, &self.mapping, self.inos, &mut self.paths);
+        let names = unpacking.run(&mut tar)?;
         let (decoder, diff_id, _) = tar.into_inner().finish();
         drop(decoder);
         std::io::copy(&mut blob, &mut std::io::sink())?;
@@ -306,19 +307,19 @@ impl Import<'_> {
 
     /// Keeps count of the names of hard-linked files: where a layer hides some
     /// of those that lower layers of the image show, it says so.
-    fn count_names(&mut self, open: &OpenLayer, new: HashMap<PathBuf, Ino>) -> Result<()> {
+    fn count_names(&mut self, open: &OpenLayer, new: HashMap<Id, Ino>) -> Result<()> {
         let mut before: HashMap<Ino, u32> = HashMap::new();
         let mut hidden: HashMap<Ino, u32> = HashMap::new();
         let mut gone = Vec::new();
-        for (path, ino) in &self.names {
+        for (name, ino) in &self.names {
             *before.entry(*ino).or_default() += 1;
-            if hides(open, path)? {
+            if hides(open, &self.paths.path(*name))? {
                 *hidden.entry(*ino).or_default() += 1;
-                gone.push(path.clone());
+                gone.push(*name);
             }
         }
-        for path in gone {
-            self.names.remove(&path);
+        for name in gone {
+            self.names.remove(&name);
         }
         for (ino, count) in hidden {
             // `origin` is what the file had in its own layer less what layers

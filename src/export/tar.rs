@@ -20,6 +20,10 @@ use crate::tree::Time;
 /// What PAX calls an extended attribute; star's convention, used by all.
 pub const XATTR: &str = "SCHILY.xattr.";
 
+/// The most that the extension headers of one member may hold together: more
+/// attributes than any disk but XFS lets a file have. A reader has it in memory.
+pub const MAX_EXTENSION: u64 = 16 << 20;
+
 /// What a member is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
@@ -218,6 +222,10 @@ impl<W: Write> TarWriter<W> {
             What::BlockDevice(_) => EntryType::Block,
         };
         let records = pax(member, &path);
+        if records.len() as u64 > MAX_EXTENSION {
+            let text = "its name and extended attributes are too large for an archive";
+            return Err(Error::new(Errno::E2BIG, text));
+        }
         if !records.is_empty() {
             let mut extended = Header::new_ustar();
             extended.set_entry_type(EntryType::XHeader);

@@ -4,6 +4,7 @@
 //! this archive itself has made in the new layer, so nothing is ever written
 //! through a symbolic link or outside of it.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::content::{OPAQUE, WHITEOUT};
+use super::paths::{Id, Paths};
 use super::tar::{Member, What};
 use super::untar::TarReader;
 use crate::error::{Context, Error, Result};
@@ -22,16 +24,18 @@ use crate::layer::{Inos, OpenLayer, TREE, set_ino};
 use crate::sys::at::{self, SetTime};
 use crate::sys::xattr;
 use crate::tree::union::Entry;
-use crate::tree::{Ino, Kind, marker};
+use crate::tree::{Ino, Kind, Time, marker};
 
-/// How deep directories may lie: removing a tree holds one open on each level,
-/// and an import that fails removes what it made.
-const MAX_DEPTH: usize = 500;
+/// What every new entry of a directory gets, unless that is taken from it again.
+const INHERITED: &str = "system.posix_acl_default";
 
-/// A directory whose attributes are set when everything is in it.
+/// A directory that the archive has made.
 struct Dir {
     ino: Ino,
-    member: Member,
+    /// It is set when everything is in it.
+    mtime: Time,
+    /// It has a default ACL (acl(5)).
+    passes_on: bool,
 }
 
 /// Which mapped path of the image is which of the stage, longest first.
@@ -42,13 +46,15 @@ pub struct Unpacking<'a> {
     open: &'a OpenLayer,
     mapping: &'a Mapping,
     inos: &'a Inos,
-    dirs: HashMap<PathBuf, Dir>,
-    /// Names of inodes with several, by path without `tree/`.
-    names: HashMap<PathBuf, Ino>,
+    paths: &'a mut Paths,
+    /// By path without `tree/`, as all here.
+    dirs: HashMap<Id, Dir>,
+    /// Names of inodes with several.
+    names: HashMap<Id, Ino>,
 }
 
-fn refuse(member: &Member, why: &str) -> Error {
-    Error::new(Errno::EINVAL, format!("{}: {why}", member.shown()))
+fn refuse(why: impl Into<Cow<'static, str>>) -> Error {
+    Error::new(Errno::EINVAL, why)
 }
 
 /// A place in the new layer.
@@ -61,11 +67,17 @@ enum Place {
 
 impl<'a> Unpacking<'a> {
     /// Into `open`, which is empty.
-    pub fn new(open: &'a OpenLayer, mapping: &'a Mapping, inos: &'a Inos) -> Unpacking<'a> {
+    pub fn new(
+        open: &'a OpenLayer,
+        mapping: &'a Mapping,
+        inos: &'a Inos,
+        paths: &'a mut Paths,
+    ) -> Unpacking<'a> {
         Unpacking {
             open,
             mapping,
             inos,
+            paths,
             dirs: HashMap::new(),
             names: HashMap::new(),
         }
@@ -76,31 +88,36 @@ impl<'a> Unpacking<'a> {
     /// # Errors
     /// `EINVAL` with one sentence for what an archive must not hold, or what
     /// the disk reports.
-    pub fn run(mut self, tar: &mut TarReader<impl Read>) -> Result<HashMap<PathBuf, Ino>> {
+    pub fn run(mut self, tar: &mut TarReader<impl Read>) -> Result<HashMap<Id, Ino>> {
         while let Some(member) = tar.next_member()? {
-            self.member(tar, &member)?;
+            self.member(tar, &member).context(|| member.shown())?;
         }
-        for (path, dir) in &self.dirs {
-            let path = Path::new(TREE).join(path);
-            self.dress(&dir.member, &path)
-                .context(|| dir.member.shown())?;
+        for (id, dir) in &self.dirs {
+            let path = self.paths.path(*id);
+            let time = SetTime::To(dir.mtime);
+            at::utimens(self.open, &Path::new(TREE).join(&path), time, time)
+                .context(|| path.display().to_string())?;
         }
         Ok(self.names)
     }
 
+    fn dir(&self, path: &Path) -> Option<&Dir> {
+        self.dirs.get(&self.paths.find(path)?)
+    }
+
     /// Where a name of the archive belongs.
-    fn place(&self, member: &Member, name: &[u8]) -> Result<Place> {
+    fn place(&self, name: &[u8]) -> Result<Place> {
         if name.first() == Some(&b'/') {
-            return Err(refuse(member, "an absolute name"));
+            return Err(refuse("an absolute name"));
         }
         if name.contains(&0) {
-            return Err(refuse(member, "a name with a NUL in it"));
+            return Err(refuse("a name with a NUL in it"));
         }
         let mut path = PathBuf::from("/");
         for component in name.split(|byte| *byte == b'/') {
             match component {
                 b"" | b"." => {}
-                b".." => return Err(refuse(member, "a name that leads upwards")),
+                b".." => return Err(refuse("a name that leads upwards")),
                 component => path.push(OsStr::from_bytes(component)),
             }
         }
@@ -114,67 +131,68 @@ impl<'a> Unpacking<'a> {
                 return Ok(Place::Above);
             }
         }
-        Err(refuse(member, "it lies outside of the mapped paths"))
+        Err(refuse("it lies outside of the mapped paths"))
     }
 
     fn member(&mut self, tar: &mut TarReader<impl Read>, member: &Member) -> Result<()> {
         for name in member.xattrs.keys() {
             if name.as_bytes().starts_with(b"trusted.") {
                 let why = format!("the attribute {name:?}, which an archive must not set");
-                return Err(refuse(member, &why));
+                return Err(refuse(why));
             }
         }
-        let path = match self.place(member, &member.path)? {
+        let path = match self.place(&member.path)? {
             Place::At(path) => path,
             Place::Above if member.what == What::Dir => return Ok(()),
-            Place::Above => return Err(refuse(member, "it lies above the mapped paths")),
+            Place::Above => return Err(refuse("it lies above the mapped paths")),
         };
         let name = path.file_name().unwrap_or_default().as_bytes();
         let parent = path.parent().unwrap_or(Path::new(""));
         let is_root = parent.as_os_str().is_empty();
-        if !is_root && !self.dirs.contains_key(parent) {
+        let dir = self.dir(parent);
+        if !is_root && dir.is_none() {
             let why = "it comes before its directory, or lies in what is none";
-            return Err(refuse(member, why));
+            return Err(refuse(why));
         }
-        if path.components().count() > MAX_DEPTH {
-            return Err(refuse(member, "it lies too deep"));
-        }
+        let inherits = dir.is_some_and(|dir| dir.passes_on);
         if let Some(deleted) = name.strip_prefix(WHITEOUT) {
             if is_root {
-                return Err(refuse(member, "a mapped path cannot be deleted"));
+                return Err(refuse("a mapped path cannot be deleted"));
             }
             return self.marker(member, parent, name, deleted);
         }
         let root = matches!(member.what, What::Dir | What::File(_) | What::HardLink(_));
         if is_root && !root {
-            return Err(refuse(member, "a mapped path is a directory or a file"));
+            return Err(refuse("a mapped path is a directory or a file"));
         }
-        self.make(tar, member, &path).context(|| member.shown())
+        self.make(tar, member, &path, inherits)
     }
 
     /// A whiteout or the mark of an opaque directory.
     fn marker(&self, member: &Member, dir: &Path, name: &[u8], deleted: &[u8]) -> Result<()> {
         if member.what != What::File(0) {
-            return Err(refuse(member, "a marker that is not an empty file"));
+            return Err(refuse("a marker that is not an empty file"));
         }
         if name == OPAQUE {
             if dir.components().count() < 2 {
-                return Err(refuse(member, "a mapped path cannot be opaque"));
+                return Err(refuse("a mapped path cannot be opaque"));
             }
-            let ino = self.dirs[dir].ino;
+            let Some(Dir { ino, .. }) = self.dir(dir) else {
+                return Err(refuse("a marker outside of all directories"));
+            };
             let path = Path::new(TREE).join(dir);
             let value = OsStr::new("y");
-            return self.open.mark(&path, ino, marker::OPAQUE, value);
+            return self.open.mark(&path, *ino, marker::OPAQUE, value);
         }
         let empty = deleted.is_empty() || deleted == b"." || deleted == b"..";
         if empty || deleted.starts_with(WHITEOUT) {
-            return Err(refuse(member, "a marker that is not known"));
+            return Err(refuse("a marker that is not known"));
         }
         let path = Path::new(TREE).join(dir).join(OsStr::from_bytes(deleted));
         if at::stat_if_there(self.open, &path)?.is_some() {
-            return Err(refuse(member, "the archive has this name twice"));
+            return Err(refuse("the archive has this name twice"));
         }
-        self.open.whiteout_file(&path).context(|| member.shown())
+        self.open.whiteout_file(&path)
     }
 
     /// Makes one entry. All calls fail on a name that is there.
@@ -183,15 +201,16 @@ impl<'a> Unpacking<'a> {
         tar: &mut TarReader<impl Read>,
         member: &Member,
         place: &Path,
+        inherits: bool,
     ) -> Result<()> {
         let path = Path::new(TREE).join(place);
         let twice = |error: Error| match error.errno() {
-            Errno::EEXIST => Error::new(Errno::EINVAL, "the archive has this name twice"),
+            Errno::EEXIST => refuse("the archive has this name twice"),
             _ => error,
         };
         if let What::HardLink(target) = &member.what {
-            let Place::At(target) = self.place(member, target)? else {
-                return Err(Error::new(Errno::EINVAL, "a hard link to a directory"));
+            let Place::At(target) = self.place(target)? else {
+                return Err(refuse("a hard link to a directory"));
             };
             return self.link(&target, place).map_err(twice);
         }
@@ -212,9 +231,12 @@ impl<'a> Unpacking<'a> {
             What::Dir => {
                 at::mkdir(self.open, &path, 0o700).map_err(twice)?;
                 number(false)?;
-                let member = member.clone();
-                self.dirs.insert(place.to_path_buf(), Dir { ino, member });
-                return Ok(());
+                let dir = Dir {
+                    ino,
+                    mtime: member.mtime,
+                    passes_on: member.xattrs.contains_key(OsStr::new(INHERITED)),
+                };
+                self.dirs.insert(self.paths.number(place), dir);
             }
             What::Fifo => make_node(self.open, &path, Kind::Fifo, 0, ino).map_err(twice)?,
             What::CharDevice(rdev) => {
@@ -227,13 +249,27 @@ impl<'a> Unpacking<'a> {
             }
             What::HardLink(_) => {}
         }
+        if inherits && !matches!(member.what, What::Symlink(_)) {
+            self.disinherit(&path)?;
+        }
         self.dress(member, &path)
     }
 
+    /// Takes away the ACLs that an entry got because of where it was made.
+    fn disinherit(&self, path: &Path) -> Result<()> {
+        for name in [INHERITED, "system.posix_acl_access"] {
+            match xattr::remove(self.open, path, name) {
+                Err(error) if matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+                other => other.context(|| format!("attribute {name}"))?,
+            }
+        }
+        Ok(())
+    }
+
     fn link(&mut self, target: &Path, place: &Path) -> Result<()> {
-        let bad = |why| Err(Error::new(Errno::EINVAL, why));
+        let bad = |why: &'static str| Err(refuse(why));
         let parent = target.parent().unwrap_or(Path::new(""));
-        if !parent.as_os_str().is_empty() && !self.dirs.contains_key(parent) {
+        if !parent.as_os_str().is_empty() && self.dir(parent).is_none() {
             return bad("a hard link to what is not in the archive before it");
         }
         let ino = match self.open.entry(target)? {
@@ -243,8 +279,9 @@ impl<'a> Unpacking<'a> {
         };
         let (from, to) = (Path::new(TREE).join(target), Path::new(TREE).join(place));
         at::link(self.open, &from, self.open, &to)?;
-        self.names.insert(target.to_path_buf(), ino);
-        self.names.insert(place.to_path_buf(), ino);
+        for name in [target, place] {
+            self.names.insert(self.paths.number(name), ino);
+        }
         Ok(())
     }
 
@@ -287,8 +324,7 @@ fn write_content(tar: &mut impl Read, file: std::fs::File, size: u64) -> Result<
         while filled < want {
             let got = tar.read(&mut buffer[filled..want])?;
             if got == 0 {
-                let what = "the archive ends in the middle of it";
-                return Err(Error::new(Errno::EINVAL, what));
+                return Err(refuse("the archive ends in the middle of it"));
             }
             filled += got;
         }

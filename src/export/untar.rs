@@ -12,14 +12,14 @@ use nix::errno::Errno;
 use nix::sys::stat::makedev;
 use tar::{EntryType, Header};
 
-use super::tar::{Member, What, XATTR};
+use super::tar::{MAX_EXTENSION, Member, What, XATTR};
 use crate::error::{Context, Error, Result};
 use crate::tree::Time;
 
 const BLOCK: u64 = 512;
-/// The largest extension header: as many attributes as Linux allows a file
-/// (XATTR_LIST_MAX names), at a size no disk but XFS lets them have.
-const MAX_EXTENSION: u64 = 16 << 20;
+/// The longest value of an extended attribute, and the room for all their names
+/// (XATTR_SIZE_MAX and XATTR_LIST_MAX, xattr(7)).
+const MAX_XATTR: usize = 64 << 10;
 
 /// Reads members one after another; between them it is the content of the last.
 pub struct TarReader<R: Read> {
@@ -115,11 +115,18 @@ impl Extended {
                 }
                 key => {
                     if let Some(name) = key.strip_prefix(XATTR.as_bytes()) {
+                        if value.len() > MAX_XATTR {
+                            return Err(bad("an extended attribute of more than 64 KiB"));
+                        }
                         let name = OsString::from_vec(name.to_vec());
                         self.xattrs.insert(name, value.to_vec());
                     }
                 }
             }
+        }
+        let names = self.xattrs.keys().map(|name| name.len() + 1);
+        if names.sum::<usize>() > MAX_XATTR {
+            return Err(bad("names of extended attributes of more than 64 KiB"));
         }
         Ok(())
     }
@@ -179,10 +186,11 @@ impl<R: Read> TarReader<R> {
         Ok(Some(header))
     }
 
-    fn extension(&mut self, size: u64) -> Result<Vec<u8>> {
-        if size > MAX_EXTENSION {
-            return Err(bad(format!("an extension header of {size} bytes")));
-        }
+    /// Reads an extension header; `left` is what those of one member may have.
+    fn extension(&mut self, size: u64, left: &mut u64) -> Result<Vec<u8>> {
+        *left = left
+            .checked_sub(size)
+            .ok_or_else(|| bad(format!("an extension header of {size} bytes is too much")))?;
         let mut bytes = Vec::new();
         (&mut self.input).take(size).read_to_end(&mut bytes)?;
         if (bytes.len() as u64) < size {
@@ -200,6 +208,7 @@ impl<R: Read> TarReader<R> {
     pub fn next_member(&mut self) -> Result<Option<Member>> {
         let mut extended = Extended::default();
         let mut described = false;
+        let mut left = MAX_EXTENSION;
         loop {
             let Some(header) = self.header()? else {
                 if described {
@@ -210,11 +219,15 @@ impl<R: Read> TarReader<R> {
             };
             let size = header.entry_size().context(|| "a header with a bad size")?;
             match header.entry_type() {
-                EntryType::XHeader => extended.read(&self.extension(size)?)?,
-                EntryType::GNULongName => extended.path = Some(long_name(self.extension(size)?)),
-                EntryType::GNULongLink => extended.link = Some(long_name(self.extension(size)?)),
+                EntryType::XHeader => extended.read(&self.extension(size, &mut left)?)?,
+                EntryType::GNULongName => {
+                    extended.path = Some(long_name(self.extension(size, &mut left)?))
+                }
+                EntryType::GNULongLink => {
+                    extended.link = Some(long_name(self.extension(size, &mut left)?))
+                }
                 EntryType::XGlobalHeader => {
-                    let bytes = self.extension(size)?;
+                    let bytes = self.extension(size, &mut left)?;
                     if records(&bytes)?.iter().any(|(key, _)| *key != b"comment") {
                         return Err(bad("a global PAX header"));
                     }

@@ -248,23 +248,69 @@ pub fn rmdir(dir: impl AsFd, path: &Path) -> Result<()> {
     })
 }
 
-/// Removes a whole subtree, or a file; absence is no failure.
-///
-/// # Errors
-/// As unlinkat(2) and readdir(3).
-pub fn remove_all(dir: impl AsFd, path: &Path) -> Result<()> {
-    let dir = dir.as_fd();
+/// A directory that is being emptied.
+struct Level {
+    /// Its name in the one above.
+    name: OsString,
+    /// Device and inode.
+    id: (u64, u64),
+    rest: std::vec::IntoIter<DirEntry>,
+}
+
+fn level(dir: &OwnedFd, name: OsString) -> Result<Level> {
+    let stat = fstat(dir)?;
+    Ok(Level {
+        name,
+        id: (stat.dev, stat.ino),
+        rest: list(dir, Path::new(""))?.into_iter(),
+    })
+}
+
+/// Removes what is no directory; false for one.
+fn unlink_unless_dir(dir: impl AsFd, path: &Path) -> Result<bool> {
     match unlink(dir, path) {
-        Ok(()) => return Ok(()),
+        Ok(()) => Ok(true),
         Err(error) => match error.errno() {
-            Errno::ENOENT => return Ok(()),
-            Errno::EISDIR | Errno::EPERM => {}
-            _ => return Err(error),
+            Errno::ENOENT => Ok(true),
+            Errno::EISDIR | Errno::EPERM => Ok(false),
+            _ => Err(error),
         },
     }
-    let inner = open_dir(dir, path)?;
-    for entry in list(&inner, Path::new(""))? {
-        remove_all(&inner, Path::new(&entry.name))?;
+}
+
+/// Removes a whole subtree, or a file; absence is no failure.
+///
+/// However deep it is, one directory is open at a time: the way up is `..`,
+/// which has to lead to where it came from.
+///
+/// # Errors
+/// As unlinkat(2) and readdir(3); `ESTALE` for a directory that is moved
+/// meanwhile.
+pub fn remove_all(dir: impl AsFd, path: &Path) -> Result<()> {
+    let dir = dir.as_fd();
+    if unlink_unless_dir(dir, path)? {
+        return Ok(());
+    }
+    let mut here = open_dir(dir, path)?;
+    let mut levels = vec![level(&here, OsString::new())?];
+    while let Some(current) = levels.last_mut() {
+        if let Some(entry) = current.rest.next() {
+            let name = Path::new(&entry.name);
+            if !unlink_unless_dir(&here, name)? {
+                here = open_dir(&here, name)?;
+                levels.push(level(&here, entry.name)?);
+            }
+            continue;
+        }
+        let emptied = levels.pop();
+        if let (Some(above), Some(emptied)) = (levels.last(), emptied) {
+            here = open_dir(&here, Path::new(".."))?;
+            let stat = fstat(&here)?;
+            if (stat.dev, stat.ino) != above.id {
+                return Err(Errno::ESTALE.into());
+            }
+            rmdir(&here, Path::new(&emptied.name))?;
+        }
     }
     rmdir(dir, path)
 }

@@ -35,15 +35,14 @@ fn hostile_archives_are_refused() {
     let hard = EntryType::Link;
     let outside = tempfile::tempdir().expect("tempdir");
     let outside_path = outside.path().to_str().expect("utf-8");
-    let mut deep = start();
-    let mut name = "harness".to_owned();
-    for _ in 0..600 {
-        name.push_str("/d");
-        let record = format!("path={name}/\n");
-        let digits = (record.len() + 5).to_string().len();
-        let length = record.len() + 1 + digits;
-        deep = deep.pax(&format!("{length} {record}")).dir("x/");
-    }
+    let record = |key: &str, value: &str| {
+        let rest = key.len() + value.len() + 3;
+        let length = (rest..).find(|length| rest + length.to_string().len() == *length);
+        format!("{} {key}={value}\n", length.expect("a length"))
+    };
+    let value = |size: usize| "v".repeat(size);
+    let many = (0..300).map(|n| record(&format!("SCHILY.xattr.user.{n}"), &value(65_000)));
+    let many: Vec<String> = many.collect();
     let table: Vec<(&str, Tar)> = vec![
         ("absolute", start().file("/harness/x")),
         ("absolute", start().file("/etc/passwd")),
@@ -54,7 +53,30 @@ fn hostile_archives_are_refused() {
         ("outside of the mapped", start().file(".wh.harness")),
         ("NUL", start().pax("20 path=harness/a\0b\n").file("x")),
         ("damaged PAX", start().pax("99 path=harness/a\n").file("x")),
-        ("too deep", deep),
+        (
+            "more than 64 KiB",
+            start()
+                .pax(&record("SCHILY.xattr.user.x", &value(65_537)))
+                .file("harness/x"),
+        ),
+        (
+            "more than 64 KiB",
+            start()
+                .pax(
+                    &(0..300)
+                        .map(|n| record(&format!("SCHILY.xattr.user.{n}{}", value(240)), "v"))
+                        .collect::<String>(),
+                )
+                .file("harness/x"),
+        ),
+        // Each of the headers would do, and so would each of the values.
+        (
+            "extension header of",
+            start()
+                .pax(&many[..150].concat())
+                .pax(&many[150..].concat())
+                .file("harness/x"),
+        ),
         (
             "what is none",
             start()
@@ -184,6 +206,28 @@ fn hostile_archives_are_refused() {
         refused(tmp.path(), why);
     }
     assert_eq!(std::fs::read_dir(outside.path()).expect("list").count(), 0);
+}
+
+#[test]
+fn a_refusal_names_the_member_once() {
+    for (tar, text) in [
+        (
+            start().file("harness/x").file("harness/x"),
+            "layer 1 of the image: harness/x: the archive has this name twice",
+        ),
+        (
+            start().entry("harness/x", EntryType::Link, "/etc/passwd", b""),
+            "layer 1 of the image: harness/x: an absolute name",
+        ),
+        (
+            start().empty("harness/.wh."),
+            "layer 1 of the image: harness/.wh.: a marker that is not known",
+        ),
+    ] {
+        let tmp = tempfile::tempdir().expect("tempdir");
+        layout(&tmp.path().join("in"), &tar.end(), &Spoil::default());
+        assert_eq!(run(tmp.path()).expect_err(text).to_string(), text);
+    }
 }
 
 #[test]

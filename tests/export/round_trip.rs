@@ -246,6 +246,56 @@ fn what_a_socket_replaced_is_gone_in_the_image_too() {
 }
 
 #[test]
+fn a_tree_deeper_than_a_path_may_be_long_comes_back() {
+    let mut fixture = Fixture::new();
+    let mut dir = at::open_dir(nix::fcntl::AT_FDCWD, &fixture.mapped[0]).expect("open");
+    let name = Path::new("deep");
+    for _ in 0..900 {
+        at::mkdir(&dir, name, 0o755).expect("mkdir");
+        dir = at::open_dir(&dir, name).expect("open");
+    }
+    let inner = fixture.at(&"deep/".repeat(900)).join("file");
+    let flags = nix::fcntl::OFlag::O_CREAT | nix::fcntl::OFlag::O_WRONLY;
+    at::open(nix::fcntl::AT_FDCWD, &inner, flags, 0o600).expect("create");
+    fixture.take_base();
+    let layout = fixture.tmp.path().join("out");
+    export(&fixture.stack, true, &fixture.mapped, &layout, options("s")).expect("export");
+    let (_, stack) = fixture.import(&layout, "new/layers");
+    assert_same(&dump(&stack), &dump(&fixture.stack));
+    // It is not too deep to be removed either.
+    for dir in ["new", "harness"] {
+        let path = fixture.tmp.path().join(dir);
+        at::remove_all(nix::fcntl::AT_FDCWD, &path).expect("remove");
+        assert!(!path.exists());
+    }
+}
+
+#[test]
+fn default_acls_do_not_grow_on_what_was_made_in_their_directory() {
+    let mut fixture = Fixture::new();
+    mkdir(&fixture.at("shared/dir"));
+    for name in ["shared/file", "shared/dir/file"] {
+        write(&fixture.at(name), name);
+    }
+    std::os::unix::fs::symlink("file", fixture.at("shared/link")).expect("symlink");
+    let here = nix::fcntl::AT_FDCWD;
+    at::mknod(here, &fixture.at("shared/pipe"), Kind::Fifo, 0o640, 0).expect("mknod");
+    let output = Command::new("setfacl")
+        .args(["-d", "-m", "u:1000:rwx"])
+        .arg(fixture.at("shared"))
+        .output();
+    assert!(output.expect("setfacl").status.success());
+    fixture.take_base();
+    let layout = fixture.tmp.path().join("out");
+    export(&fixture.stack, true, &fixture.mapped, &layout, options("s")).expect("export");
+    let (_, stack) = fixture.import(&layout, "new/layers");
+    let is = dump(&stack);
+    assert_same(&is, &dump(&fixture.stack));
+    let acls = is.values().map(|line| line.xattrs.len()).sum::<usize>();
+    assert_eq!(acls, 1);
+}
+
+#[test]
 fn a_stage_with_further_paths_keeps_its_own_base_there() {
     let mut fixture = Fixture::new();
     write(&fixture.at("saved"), "saved");

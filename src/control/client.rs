@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
+use nix::sys::stat;
 use serde::{Deserialize, Serialize};
 
 use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
@@ -297,10 +298,32 @@ fn no_stage(state_dir: &Path, label: &str) -> String {
             "no stage '{label}' is seen from inside the step '{step}': steps cannot give commands"
         );
     }
+    if is_taken(state_dir) {
+        return format!(
+            "the stage '{label}' is just being mounted or unmounted: wait for the command that does it, or end it"
+        );
+    }
     format!(
         "there is no stage '{label}' ({}): `harness-fs mount` starts one",
         state_dir.display()
     )
+}
+
+/// Whether a daemon has locked the state directory. /proc/locks (proc(5)) tells
+/// it; to try the lock would be in the way of who wants it.
+fn is_taken(state_dir: &Path) -> bool {
+    let (Ok(dir), Ok(locks)) = (
+        std::fs::metadata(state_dir),
+        std::fs::read_to_string("/proc/locks"),
+    ) else {
+        return false;
+    };
+    let (major, minor) = (stat::major(dir.dev()), stat::minor(dir.dev()));
+    let inode = format!("{major:02x}:{minor:02x}:{}", dir.ino());
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.contains(&"FLOCK") && fields.contains(&inode.as_str())
+    })
 }
 
 /// Waits until no supervisor holds the state directory: one that lives writes

@@ -17,6 +17,7 @@ mod server;
 mod start;
 mod steps;
 mod supervisor;
+mod wanted;
 
 use std::path::{Path, PathBuf};
 

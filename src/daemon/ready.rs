@@ -29,11 +29,11 @@ pub enum Ready {
 }
 
 impl Ready {
-    /// Says it. That nobody listens any more is no failure of the daemon's.
-    pub fn say(&self, to: &mut File) {
+    /// Says it; false if nobody listens any more.
+    pub fn say(&self, to: &mut File) -> bool {
         let mut line = serde_json::to_vec(self).unwrap_or_default();
         line.push(b'\n');
-        let _ = to.write_all(&line);
+        to.write_all(&line).is_ok()
     }
 }
 

@@ -215,7 +215,7 @@ impl Requests {
 
     fn export(&self, stage: &Stage, request: ExportRequest) -> Result<Reply, Failure> {
         self.outside(&request.to)?;
-        if real(&request.to).starts_with(stage.state_dir()) {
+        if real(&request.to).starts_with(real(stage.state_dir())) {
             return Err(Failure::Usage(format!(
                 "{} lies inside the state directory {}, which goes with the stage: choose another one",
                 shown(&request.to),

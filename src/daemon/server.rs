@@ -13,10 +13,12 @@ use nix::sys::stat::Mode;
 
 use super::death::{self, START_FAILED};
 use super::requests::{Requests, code_of};
+use super::wanted::Wanted;
 use super::{Config, Ready, StateLock, end, lock, log_file, start};
 use crate::control::{Handler, SOCKET, Server};
 use crate::error::{Context, Result};
 use crate::stage::Failure;
+use crate::sys::made::Made;
 
 /// How long the processes of steps may take to end after SIGTERM; the whole
 /// end has ten seconds.
@@ -45,10 +47,23 @@ pub fn serve(config: &Config) -> u8 {
         return 1;
     };
     let mut out = File::from(out);
-    match open(config, supervisor.as_raw()) {
-        Ok((requests, server, ready)) => {
+    let opened = Wanted::new(&out, &signals)
+        .map_err(Failure::from)
+        .and_then(|wanted| open(config, supervisor.as_raw(), &wanted));
+    match opened {
+        Ok(opened) if !opened.ready.say(&mut out) => {
+            log::error!("not started: the command that started the stage is gone");
+            unmake(config, &opened.requests);
+            START_FAILED + 1
+        }
+        Ok(Opened {
+            requests,
+            server,
+            made,
+            ..
+        }) => {
             log::info!("serving the stage '{}'", config.label);
-            ready.say(&mut out);
+            made.keep();
             drop(out);
             close_stdout();
             // Had the supervisor died before the request for its death signal, nobody would tell.
@@ -77,7 +92,24 @@ fn allow_many_files() {
     }
 }
 
-fn open(config: &Config, supervisor: i32) -> Result<(Arc<Requests>, Server, Ready), Failure> {
+/// A stage that can be served.
+struct Opened {
+    requests: Arc<Requests>,
+    server: Server,
+    ready: Ready,
+    made: Made,
+}
+
+/// Takes back a stage of which nobody knows.
+fn unmake(config: &Config, requests: &Requests) {
+    let how = end::How {
+        keep_state: matches!(config.start, super::Start::Resume),
+        ..end::How::default()
+    };
+    let _ = end::end(requests, how);
+}
+
+fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened, Failure> {
     let path = config.state_dir.join(lock::FILE);
     let mut options = OpenOptions::new();
     let file = options
@@ -88,7 +120,7 @@ fn open(config: &Config, supervisor: i32) -> Result<(Arc<Requests>, Server, Read
         .open(&path);
     drop(file.context(|| path.display().to_string())?);
     let lock = StateLock::take(&path, &config.state_dir)?;
-    let started = start::start(config)?;
+    let started = start::start(config, wanted)?;
     let ready = Ready::Yes {
         mapped: started.mapped.clone(),
         notes: started.notes.clone(),
@@ -101,14 +133,14 @@ fn open(config: &Config, supervisor: i32) -> Result<(Arc<Requests>, Server, Read
         supervisor,
     ));
     match Server::listen(&config.state_dir.join(SOCKET), supervisor) {
-        Ok(server) => Ok((requests, server, ready)),
+        Ok(server) => Ok(Opened {
+            requests,
+            server,
+            ready,
+            made: started.made,
+        }),
         Err(error) => {
-            let keep = matches!(config.start, super::Start::Resume);
-            let how = end::How {
-                keep_state: keep,
-                ..end::How::default()
-            };
-            let _ = end::end(&requests, how);
+            unmake(config, &requests);
             Err(error.into())
         }
     }

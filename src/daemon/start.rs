@@ -4,14 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
+use nix::fcntl::AT_FDCWD;
 
+use super::wanted::Wanted;
 use super::{Config, Start};
 use crate::control::{DIED, STAGE_FILE};
 use crate::error::{Context, Error, Result};
-use crate::export;
+use crate::export::{self, Destination};
 use crate::fuse::FuseSessions;
-use crate::layer::Inos;
+use crate::layer::{Inos, TREE};
 use crate::stage::{Failure, Options, Sessions, Stage, State, bind, mapped};
+use crate::sys::at;
+use crate::sys::made::Made;
+use crate::tree::Kind;
 
 /// Imported layers take their inode numbers from the range of a start that
 /// never comes, so that they meet no others (see [`Inos::new`]).
@@ -25,26 +30,31 @@ pub struct Started {
     pub mapped: Vec<PathBuf>,
     /// What the user should know.
     pub notes: Vec<String>,
+    /// What was made for it outside of its state.
+    pub made: Made,
 }
 
 /// Makes or resumes the stage and mounts it over the mapped paths. When that
-/// fails, nothing is mounted and a new stage is gone.
+/// fails, or is not wanted any more, nothing is mounted and a new stage is gone.
 ///
 /// # Errors
 /// One sentence.
-pub fn start(config: &Config) -> Result<Started, Failure> {
+pub fn start(config: &Config, wanted: &Wanted<'_>) -> Result<Started, Failure> {
     let dir = &config.state_dir;
     // What a supervisor that was killed could not clean up.
     super::clean(dir, &config.label)?;
     match &config.start {
-        Start::New { options, from } => new(config, options, from),
+        Start::New { options, from } => new(config, options, from, wanted),
         Start::Resume => {
-            let options = State::read(dir)?.options;
-            let resolved = resolve(&options, dir)?;
-            let notes = prepare(&resolved.paths, config)?;
+            let state = State::read(dir)?;
+            let options = state.options;
+            let paths = resolve(&options, dir)?.paths;
+            let notes = bind::check(&paths, &config.own_processes)?;
+            let kinds = kinds(dir, &state.stack, paths.len())?;
+            let made = bind::create_missing(&paths, &kinds)?;
             let stage = Stage::resume(dir, sessions(&options, config))?;
             let told = stage.notes().to_vec();
-            let mounted = mount(stage, options.mapped, true)?;
+            let mounted = mount(stage, options.mapped, true, made)?;
             // From here on the stage lives again.
             let _ = std::fs::remove_file(dir.join(DIED));
             Ok(mounted.with_notes([told, notes]))
@@ -59,7 +69,12 @@ impl Started {
     }
 }
 
-fn new(config: &Config, options: &Options, from: &[PathBuf]) -> Result<Started, Failure> {
+fn new(
+    config: &Config,
+    options: &Options,
+    from: &[PathBuf],
+    wanted: &Wanted<'_>,
+) -> Result<Started, Failure> {
     let dir = &config.state_dir;
     if dir.join(STAGE_FILE).exists() {
         let text = format!(
@@ -73,12 +88,17 @@ fn new(config: &Config, options: &Options, from: &[PathBuf]) -> Result<Started, 
         mapped: resolved.paths.clone(),
         ..options.clone()
     };
-    let notes = prepare(&options.mapped, config)?;
-    let imported = import(from, dir, &options.mapped)?;
+    let notes = bind::check(&options.mapped, &config.own_processes)?;
+    let imported = import(from, dir, &options.mapped, wanted);
+    // Where it was stopped is nobody's business.
+    wanted.check()?;
+    let imported = imported?;
+    let kinds = kinds(dir, &imported.layers, options.mapped.len())?;
+    let made = bind::create_missing(&options.mapped, &kinds)?;
     let sessions = sessions(&options, config);
     let has_base = imported.has_base;
     let stage = Stage::create(dir, options.clone(), imported.layers, !has_base, sessions)?;
-    Ok(mount(stage, options.mapped, false)?.with_notes([resolved.notes, notes]))
+    Ok(mount(stage, options.mapped, false, made)?.with_notes([resolved.notes, notes]))
 }
 
 fn resolve(options: &Options, state_dir: &Path) -> Result<mapped::Mapped, Failure> {
@@ -88,11 +108,21 @@ fn resolve(options: &Options, state_dir: &Path) -> Result<mapped::Mapped, Failur
     }
 }
 
-/// Checks the world, and makes the mapped paths that are missing.
-fn prepare(paths: &[PathBuf], config: &Config) -> Result<Vec<String>, Failure> {
-    let notes = bind::check(paths, &config.own_processes)?;
-    bind::create_missing(paths)?;
-    Ok(notes)
+/// What the mapped paths are in the uppermost layer that has them: `None` where
+/// only the base can tell.
+fn kinds(state_dir: &Path, layers: &[String], paths: usize) -> Result<Vec<Option<Kind>>> {
+    let kind = |index: usize| -> Result<Option<Kind>> {
+        let root = index.to_string();
+        for id in layers.iter().rev() {
+            let path = state_dir.join("layers").join(id).join(TREE).join(&root);
+            let found = at::stat_if_there(AT_FDCWD, &path);
+            if let Some(root) = found.context(|| path.display().to_string())? {
+                return Ok(Some(root.attr.kind));
+            }
+        }
+        Ok(None)
+    };
+    (0..paths).map(kind).collect()
 }
 
 fn sessions(options: &Options, config: &Config) -> Arc<dyn Sessions> {
@@ -100,7 +130,7 @@ fn sessions(options: &Options, config: &Config) -> Arc<dyn Sessions> {
     Arc::new(FuseSessions::new(options, source))
 }
 
-fn mount(stage: Stage, mapped: Vec<PathBuf>, keep: bool) -> Result<Started, Failure> {
+fn mount(stage: Stage, mapped: Vec<PathBuf>, keep: bool, made: Made) -> Result<Started, Failure> {
     let mounted = stage
         .open_stage_view()
         .and_then(|view| Ok(bind::bind_mapped(&view, &mapped)?));
@@ -109,6 +139,7 @@ fn mount(stage: Stage, mapped: Vec<PathBuf>, keep: bool) -> Result<Started, Fail
             stage,
             mapped,
             notes: Vec::new(),
+            made,
         }),
         Err(failure) => {
             if let Err(second) = stage.end(keep) {
@@ -126,7 +157,12 @@ struct Imports {
 
 /// Brings the layers of layouts into the state directory, one layout above
 /// the other; the base of the first is the stage's.
-fn import(from: &[PathBuf], state_dir: &Path, mapped: &[PathBuf]) -> Result<Imports> {
+fn import(
+    from: &[PathBuf],
+    state_dir: &Path,
+    mapped: &[PathBuf],
+    wanted: &Wanted<'_>,
+) -> Result<Imports> {
     let mut imports = Imports {
         layers: Vec::new(),
         has_base: false,
@@ -142,7 +178,13 @@ fn import(from: &[PathBuf], state_dir: &Path, mapped: &[PathBuf]) -> Result<Impo
             next += 1;
             crate::stage::layer_id(next, name)
         };
-        let imported = export::import(layout, &layers, mapped, &mut id, &inos)
+        let target = Destination {
+            layers: &layers,
+            mapped,
+            inos: &inos,
+            wanted: &|| wanted.check(),
+        };
+        let imported = export::import(layout, target, &mut id)
             .context(|| format!("--from {}", layout.display()))?;
         if imported.has_base && index > 0 {
             let text = format!(

@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use apply::{ApplyReport, apply, apply_all};
-pub use reader::{Imported, import};
+pub use reader::{Destination, Imported, import};
 pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
 
 /// The annotation with the mapped paths, a JSON array of absolute paths.

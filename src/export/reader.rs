@@ -34,17 +34,46 @@ pub struct Imported {
     pub has_base: bool,
 }
 
+/// Where the layers of an image go, and on what terms.
+#[derive(Clone, Copy)]
+pub struct Destination<'a> {
+    /// The directory that gets a directory for each layer.
+    pub layers: &'a Path,
+    /// The stage's mapped paths.
+    pub mapped: &'a [PathBuf],
+    /// The numbers of the new inodes.
+    pub inos: &'a Inos,
+    /// Asked all the time; its failure ends the import.
+    pub wanted: &'a dyn Fn() -> Result<()>,
+}
+
+/// Reads on for as long as that is wanted.
+struct Wanting<'a, R> {
+    inner: R,
+    wanted: &'a dyn Fn() -> Result<()>,
+}
+
+impl<R: Read> Read for Wanting<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match (self.wanted)() {
+            Ok(()) => self.inner.read(buffer),
+            Err(error) => Err(std::io::Error::from_raw_os_error(error.errno() as i32)),
+        }
+    }
+}
+
 fn bad(what: impl Into<String>) -> Error {
     Error::new(Errno::EINVAL, what.into())
 }
 
-/// Reads an image into layers `<layers_dir>/<id>`, all or none.
+/// Reads an image into layers `<layers>/<id>`, all or none.
 ///
 /// `layout` is the directory, or `DIR:NAME` where it holds several images.
 /// `ids` makes a layer's id from what it is called. The image's paths are
 /// matched with the stage's by name. Where a complete image lacks some of the
-/// stage's paths, those keep the stage's own base: the lowest layer then hides
-/// the base under all other paths, and `has_base` is false.
+/// stage's paths (it does not know them, or they are files that it withholds),
+/// those keep the stage's own base: the lowest layer then hides the base under
+/// all other paths, and `has_base` is false.
 ///
 /// Inodes get new numbers. Names of the stage's own base that are hard links,
 /// and that the image deletes, still count in `st_nlink` of the others.
@@ -53,21 +82,17 @@ fn bad(what: impl Into<String>) -> Error {
 /// One sentence that says which file, image or path is wrong.
 pub fn import(
     layout: &Path,
-    layers_dir: &Path,
-    mapped: &[PathBuf],
+    target: Destination<'_>,
     ids: &mut dyn FnMut(&str) -> String,
-    inos: &Inos,
 ) -> Result<Imported> {
     let (root, name) = split(layout);
     let image = Image::read(&root, name.as_deref())?;
-    let mapping = image.mapping(mapped)?;
-    std::fs::create_dir_all(layers_dir).context(|| layers_dir.display().to_string())?;
+    let mapping = image.mapping(target.mapped)?;
+    std::fs::create_dir_all(target.layers).context(|| target.layers.display().to_string())?;
     let mut import = Import {
         image,
         mapping,
-        mapped,
-        inos,
-        layers_dir,
+        target,
         made: Vec::new(),
         paths: Paths::default(),
         names: BTreeMap::new(),
@@ -181,9 +206,7 @@ impl Image {
 struct Import<'a> {
     image: Image,
     mapping: Mapping,
-    mapped: &'a [PathBuf],
-    inos: &'a Inos,
-    layers_dir: &'a Path,
+    target: Destination<'a>,
     made: Vec<PathBuf>,
     paths: Paths,
     /// Names that show and share an inode with others.
@@ -196,18 +219,22 @@ impl Import<'_> {
         // All digests first: a damaged image is found before it costs a disk.
         for descriptor in self.image.layers.clone() {
             let (file, digest) = open_blob(&self.image.root, &descriptor)?;
-            let mut hashing = Hashing::new(file);
+            let wanted = self.target.wanted;
+            let mut hashing = Hashing::new(Wanting {
+                inner: file,
+                wanted,
+            });
             std::io::copy(&mut hashing, &mut std::io::sink())
                 .context(|| format!("blob {digest}"))?;
             if hashing.finish().1 != digest {
                 return Err(bad(format!("blob {digest} does not match its digest")));
             }
         }
-        let absent = self.mapped.len() > self.mapping.len();
+        let mut absent = self.target.mapped.len() > self.mapping.len();
         let mut layers = Vec::new();
         for index in 0..self.image.layers.len() {
             let work = format!(".import-{}-{index}", std::process::id());
-            let work = self.layers_dir.join(work);
+            let work = self.target.layers.join(work);
             at::remove_all(AT_FDCWD, &work).context(|| work.display().to_string())?;
             self.made.push(work.clone());
             let open = OpenLayer::open(&work)?;
@@ -215,8 +242,13 @@ impl Import<'_> {
             let names = self
                 .unpack(index, &open)
                 .context(|| format!("layer {number} of the image"))?;
-            if index == 0 && self.image.has_base && absent {
-                self.cover_own_base(&open)?;
+            if index == 0 && self.image.has_base {
+                for (_, root) in &self.mapping {
+                    absent |= open.entry(Path::new(&root.to_string()))?.is_none();
+                }
+                if absent {
+                    self.cover_own_base(&open)?;
+                }
             }
             self.count_names(&open, names)?;
             let id = ids("import");
@@ -226,12 +258,12 @@ impl Import<'_> {
             seal(
                 &open,
                 &Stack::default(),
-                self.layers_dir,
+                self.target.layers,
                 &id,
                 "import",
                 now,
             )?;
-            self.made.push(self.layers_dir.join(&id));
+            self.made.push(self.target.layers.join(&id));
             layers.push(id);
         }
         self.done = true;
@@ -247,8 +279,12 @@ impl Import<'_> {
         let (mut file, digest) = open_blob(&self.image.root, descriptor)?;
         file.rewind()?;
         let mut blob = Hashing::new(BufReader::with_capacity(1 << 20, file));
-        let mut tar = TarReader::new(Hashing::new(decoder(descriptor, &mut blob)?));
-        let unpacking = Unpacking::new(open, &self.mapping, self.inos, &mut self.paths);
+        // What is unpacked may be a thousand times as much as what it is read from.
+        let mut tar = TarReader::new(Hashing::new(Wanting {
+            inner: decoder(descriptor, &mut blob)?,
+            wanted: self.target.wanted,
+        }));
+        let unpacking = Unpacking::new(open, &self.mapping, self.target.inos, &mut self.paths);
         let names = unpacking.run(&mut tar)?;
         let (decoder, diff_id, _) = tar.into_inner().finish();
         drop(decoder);

@@ -1,7 +1,6 @@
 //! The stage view over the mapped paths: what must hold before, and the binds.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -11,9 +10,11 @@ use nix::libc;
 
 use super::{Failure, occupants};
 use crate::error::{Context, Error, Result};
+use crate::sys::made::Made;
 use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
 use crate::tree::shown::shown;
+use crate::tree::Kind;
 
 /// Its number (capability.h).
 const CAP_SYS_ADMIN: u32 = 21;
@@ -163,30 +164,40 @@ fn is_dead(path: &Path) -> bool {
     matches!(answer.recv_timeout(ALIVE), Ok(Err(error)) if dead(&error))
 }
 
-/// Makes the mapped paths that are missing: the workspace open to every user,
-/// as CI runners make it, all else as usual; whatever the umask.
+/// Makes the mapped paths that are missing, as what the layers have there: the
+/// workspace open to every user, as CI runners make it, all else as usual;
+/// whatever the umask.
+///
+/// `kinds` says what each path is in the layers, if they have it. A file is not
+/// mounted on a directory, nor the other way round (move_mount(2)).
 ///
 /// # Errors
-/// As mkdir(2) and chmod(2).
-pub fn create_missing(mapped: &[PathBuf]) -> Result<()> {
-    for (index, path) in mapped.iter().enumerate() {
-        let mode = if index == 0 { 0o777 } else { 0o755 };
-        create(path, mode)?;
+/// One sentence for a path that is there and is another kind of thing, or as
+/// mkdir(2) and open(2); then none is made.
+pub fn create_missing(mapped: &[PathBuf], kinds: &[Option<Kind>]) -> Result<Made, Failure> {
+    let mut made = Made::default();
+    for (index, (path, kind)) in mapped.iter().zip(kinds).enumerate() {
+        let is_dir = kind.is_none_or(|kind| kind == Kind::Dir);
+        match path.metadata() {
+            Ok(there) if kind.is_some() && there.is_dir() != is_dir => {
+                let (is, wanted) = match is_dir {
+                    true => ("a file", "a directory"),
+                    false => ("a directory", "a file"),
+                };
+                return refuse(format!(
+                    "{} is {is}, but in the stage to start from it is {wanted}: move it away",
+                    path.display()
+                ));
+            }
+            Ok(_) => {}
+            Err(_) if !is_dir => made.file(path, 0o644, 0o755)?,
+            Err(_) => {
+                let mode = if index == 0 { 0o777 } else { 0o755 };
+                made.dir(path, mode, 0o755)?;
+            }
+        }
     }
-    Ok(())
-}
-
-fn create(path: &Path, mode: u32) -> Result<()> {
-    if path.exists() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        create(parent, 0o755)?;
-    }
-    let made = std::fs::create_dir(path);
-    made.context(|| format!("mkdir {}", path.display()))?;
-    let changed = std::fs::set_permissions(path, Permissions::from_mode(mode));
-    changed.context(|| format!("chmod {}", path.display()))
+    Ok(made)
 }
 
 /// Binds the entries of a view's mount point, one per mapped path, over the
@@ -225,6 +236,9 @@ pub fn unbind(mapped: &[PathBuf]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -234,12 +248,29 @@ mod tests {
         std::fs::create_dir(&there).unwrap();
         std::fs::set_permissions(&there, Permissions::from_mode(0o700)).unwrap();
         let mapped = [dir.path().join("a/b"), there, dir.path().join("c/d")];
-        create_missing(&mapped).unwrap();
+        create_missing(&mapped, &[None, None, Some(Kind::Dir)])
+            .unwrap()
+            .keep();
         let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o7777;
         assert_eq!(mode(&mapped[0]), 0o777);
         assert_eq!(mode(mapped[0].parent().unwrap()), 0o755);
         assert_eq!(mode(&mapped[1]), 0o700, "what is there stays as it is");
         assert_eq!(mode(&mapped[2]), 0o755);
+    }
+
+    #[test]
+    fn a_path_is_made_as_what_the_layers_have_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let mapped = ["new/ws", "etc/conf.ini"].map(|path| dir.path().join(path));
+        let made = create_missing(&mapped, &[None, Some(Kind::File)]).unwrap();
+        assert!(mapped[0].is_dir() && mapped[1].is_file());
+        let swapped = [Some(Kind::File), None];
+        let Failure::Failed(error) = create_missing(&mapped, &swapped).unwrap_err() else {
+            panic!("another failure");
+        };
+        assert!(error.to_string().contains("is a directory, but"), "{error}");
+        drop(made);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
     #[test]

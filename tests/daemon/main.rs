@@ -6,6 +6,7 @@ mod end;
 mod fail_points;
 mod faults;
 mod interrupted;
+mod imports;
 mod isolation;
 mod names;
 mod open_files;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harness_fs::export::{ExportOptions, apply, export, import};
+use harness_fs::export::{Destination, ExportOptions, apply, export, import};
 use harness_fs::layer::{Base, Inos, Stack};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -105,7 +105,13 @@ fn a_full_disk_leaves_everything_as_it_was() {
         count_ids += 1;
         format!("{count_ids}-{name}")
     };
-    let error = import(&whole, &layers, &fixture.mapped, &mut ids, &Inos::new(2));
+    let target = Destination {
+        layers: &layers,
+        mapped: &fixture.mapped,
+        inos: &Inos::new(2),
+        wanted: &|| Ok(()),
+    };
+    let error = import(&whole, target, &mut ids);
     full(error.expect_err("full"), Path::new("harness/large"));
     assert_eq!(count(&layers), 0);
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harness_fs::export::{Imported, import};
+use harness_fs::export::{Destination, Imported, import};
 use harness_fs::layer::copy_up::{self, Extent, directory, keeping_times};
 use harness_fs::layer::{
     Base, Inos, OpenLayer, SealedLayer, Stack, TREE, Visit, seal, set_ino, walk,
@@ -303,7 +303,13 @@ impl Fixture {
             format!("{count:06}-{name}")
         };
         let inos = Arc::new(Inos::new(2));
-        let imported = import(layout, &layers, &self.mapped, &mut ids, &inos).expect("import");
+        let target = Destination {
+            layers: &layers,
+            mapped: &self.mapped,
+            inos: &inos,
+            wanted: &|| Ok(()),
+        };
+        let imported = import(layout, target, &mut ids).expect("import");
         let mut all: Vec<Arc<dyn harness_fs::layer::Layer>> = Vec::new();
         if !imported.has_base {
             all.push(Arc::new(Base::take(&self.mapped, inos).expect("base")));

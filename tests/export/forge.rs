@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use harness_fs::export::{Imported, import};
+use harness_fs::export::{Destination, Imported, import};
 use harness_fs::layer::Inos;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -138,13 +138,13 @@ pub fn layout(dir: &Path, tar: &[u8], spoil: &Spoil) -> String {
 pub fn run(tmp: &Path) -> harness_fs::error::Result<Imported> {
     let mapped = [PathBuf::from("/harness")];
     let mut ids = |name: &str| format!("000001-{name}");
-    import(
-        &tmp.join("in"),
-        &tmp.join("layers"),
-        &mapped,
-        &mut ids,
-        &Inos::new(1),
-    )
+    let target = Destination {
+        layers: &tmp.join("layers"),
+        mapped: &mapped,
+        inos: &Inos::new(1),
+        wanted: &|| Ok(()),
+    };
+    import(&tmp.join("in"), target, &mut ids)
 }
 
 /// Imports and expects a refusal that says `why` and leaves nothing.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness_fs::export::{ExportOptions, export, import};
+use harness_fs::export::{Destination, ExportOptions, export, import};
 use harness_fs::layer::Inos;
 use harness_fs::sys::at;
 use harness_fs::tree::Kind;
@@ -129,8 +129,13 @@ fn a_layout_holds_several_images_and_drops_what_is_replaced() {
     assert_same(&dump(&stack), &dump(&fixture.stack));
     let mut ids = |_: &str| "x".to_owned();
     let layers = fixture.tmp.path().join("l3");
-    let error =
-        import(&layout, &layers, &fixture.mapped, &mut ids, &Inos::new(3)).expect_err("which one?");
+    let target = Destination {
+        layers: &layers,
+        mapped: &fixture.mapped,
+        inos: &Inos::new(3),
+        wanted: &|| Ok(()),
+    };
+    let error = import(&layout, target, &mut ids).expect_err("which one?");
     assert!(error.to_string().contains("one, two"), "{error}");
     // Replacing leaves nothing that no image needs.
     fixture.stack = fixture.stack.below(4);
@@ -326,8 +331,13 @@ fn a_stage_with_further_paths_keeps_its_own_base_there() {
     export(&fixture.stack, true, &fixture.mapped, &all, options("s")).expect("export");
     let mut ids = |_: &str| "x".to_owned();
     let layers = fixture.tmp.path().join("l");
-    let error = import(&all, &layers, &fixture.mapped[..1], &mut ids, &Inos::new(3))
-        .expect_err("not mapped");
+    let target = Destination {
+        layers: &layers,
+        mapped: &fixture.mapped[..1],
+        inos: &Inos::new(3),
+        wanted: &|| Ok(()),
+    };
+    let error = import(&all, target, &mut ids).expect_err("not mapped");
     let path = fixture.mapped[1].display().to_string();
     assert!(error.to_string().contains(&path), "{error}");
 }

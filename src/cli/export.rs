@@ -23,7 +23,7 @@ pub struct Arguments {
     /// The directory for the layout; created if it is missing.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
-    /// Leave out what the directories held before `mount`.
+    /// Leave out what the directories held before `mount`; layers that came with `mount --from` stay in, a base among them.
     #[arg(long)]
     without_base: bool,
     /// Export this secret file all the same (a path, or a name such as .npmrc); may be repeated.

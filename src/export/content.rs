@@ -17,6 +17,7 @@ use nix::errno::Errno;
 
 use super::LeftOut;
 use super::guard::Guard;
+use super::sparse::SparseReader;
 use super::tar::{Member, TarWriter, What};
 use crate::error::{Context, Error, Result};
 use crate::layer::{Stack, Visit, walk};
@@ -351,7 +352,7 @@ impl<'a> LayerContent<'a> {
         if matches!(member.what, What::File(_)) {
             let content = self.stack.open(found);
             let content = content.context(|| self.shown(path).display().to_string())?;
-            let mut content = std::fs::File::from(content);
+            let mut content = SparseReader::new(content.into())?;
             if found.marks.metacopy {
                 // What is missing below reads as zeros, as after a truncate.
                 tar.append(&member, Some(&mut content.chain(std::io::repeat(0))))?;

@@ -13,6 +13,7 @@ mod layout_writer;
 mod paths;
 mod plan;
 mod reader;
+mod sparse;
 mod tar;
 pub mod target;
 mod unpack;

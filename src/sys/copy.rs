@@ -102,6 +102,28 @@ fn through_memory(
     Ok(done)
 }
 
+/// Where data begins at or after `at` in a file of `size` bytes, and where it
+/// ends; both are `size` when only a hole is left. A disk that cannot tell has
+/// data everywhere. The descriptor's own position changes.
+///
+/// # Errors
+/// As lseek(2).
+pub fn data(file: impl AsFd, at: u64, size: u64) -> Result<(u64, u64)> {
+    let file = file.as_fd();
+    let data = match nix::unistd::lseek(file, at.cast_signed(), Whence::SeekData) {
+        Ok(data) => data.cast_unsigned().min(size),
+        // lseek(2): ENXIO means that only a hole is left.
+        Err(Errno::ENXIO) => return Ok((size, size)),
+        Err(Errno::EINVAL) => at,
+        Err(errno) => return Err(errno.into()),
+    };
+    let end = match nix::unistd::lseek(file, data.cast_signed(), Whence::SeekHole) {
+        Ok(hole) => hole.cast_unsigned().min(size),
+        Err(_) => size,
+    };
+    Ok((data, end))
+}
+
 /// Copies a whole file of `size` bytes into an empty one, with its holes.
 ///
 /// # Errors
@@ -114,21 +136,11 @@ pub fn file(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
     nix::unistd::ftruncate(to, size.cast_signed())?;
     let mut at = 0_u64;
     while at < size {
-        let data = match nix::unistd::lseek(from, at.cast_signed(), Whence::SeekData) {
-            Ok(data) => data.cast_unsigned(),
-            // lseek(2): ENXIO means that only a hole is left.
-            Err(Errno::ENXIO) => return Ok(()),
-            Err(Errno::EINVAL) => at,
-            Err(errno) => return Err(errno.into()),
-        };
-        let hole = match nix::unistd::lseek(from, data.cast_signed(), Whence::SeekHole) {
-            Ok(hole) => hole.cast_unsigned().min(size),
-            Err(_) => size,
-        };
-        if range(from, data, to, data, hole - data)? == 0 {
+        let (start, end) = data(from, at, size)?;
+        if start == end || range(from, start, to, start, end - start)? == 0 {
             return Ok(());
         }
-        at = hole;
+        at = end;
     }
     Ok(())
 }

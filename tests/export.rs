@@ -15,3 +15,5 @@ mod hostile;
 mod layouts;
 #[path = "export/round_trip.rs"]
 mod round_trip;
+#[path = "export/secrets.rs"]
+mod secrets;

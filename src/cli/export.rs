@@ -9,13 +9,16 @@ use crate::control::{ExportRequest, Request};
 /// Write a snapshot as an OCI image layout.
 ///
 /// Each layer becomes one tar+zstd layer, the base lowest. podman, skopeo and
-/// `mount --from` read it. Files that are well-known secrets (.netrc, id_rsa,
-/// *.pem, …) are left out and listed.
+/// `mount --from` read it. Files that are well-known secrets are left out under
+/// all their names, and listed: some by their name (.netrc, id_rsa, *.p12, …),
+/// most only if a private key, a password or a token is in them (*.pem, *.key,
+/// .npmrc, .git/config, .env, …).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   harness-fs export built --to /cache/built
-  harness-fs export built --to /cache/built --without-base")]
+  harness-fs export built --to /cache/built --without-base
+  harness-fs export built --to /cache/built --allow-secret /harness/test/server.pem")]
 pub struct Arguments {
     /// The snapshot.
     #[arg(value_name = "SNAPSHOT")]
@@ -26,7 +29,8 @@ pub struct Arguments {
     /// Leave out what the directories held before `mount`; layers that came with `mount --from` stay in, a base among them.
     #[arg(long)]
     without_base: bool,
-    /// Export this secret file all the same (a path, or a name such as .npmrc); may be repeated.
+    /// Export this secret file all the same: its path as listed, a glob for such paths, or a
+    /// name such as .npmrc; may be repeated. It is an error if no file has it.
     #[arg(long, value_name = "PATH")]
     allow_secret: Vec<String>,
     /// Print JSON.

@@ -279,12 +279,8 @@ impl<'a> LayerContent<'a> {
         Ok(Some((found, Source::Own { covered }, opaque)))
     }
 
-    fn withheld(&self, path: &Path, found: &Found) -> Result<Option<&'static str>> {
-        if found.attr.kind != Kind::File {
-            return Ok(None);
-        }
-        self.guard
-            .withholds(&self.shown(path), || self.stack.open(found))
+    fn withheld(&self, path: &Path, found: &Found) -> Result<Option<String>> {
+        self.guard.withholds(&self.stack, &self.shown(path), found)
     }
 
     /// Whether leaving a file out would show an older one of a lower layer.

@@ -33,7 +33,7 @@ pub struct ExportOptions {
     pub name: String,
     /// With the stage's own base as the lowest layer.
     pub with_base: bool,
-    /// Secret files to export all the same: see [`Guard::new`].
+    /// Secret files to export all the same: see [`Guard::survey`].
     pub allow_secret: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ pub fn export(
     options: ExportOptions,
 ) -> Result<ExportReport> {
     let write = || {
-        let guard = Guard::new(&options.allow_secret)?;
+        let guard = Guard::survey(stack, mapped, &options.allow_secret)?;
         let mut layout = LayoutWriter::begin(to)?;
         let first = usize::from(own_base && !options.with_base);
         let mut findings = Findings::default();

@@ -172,7 +172,6 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         passthrough: !(arguments.no_passthrough || without_passthrough()),
         durable: arguments.durable,
         policies: arguments.policy.clone(),
-        ..Options::default()
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));

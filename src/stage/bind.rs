@@ -13,8 +13,8 @@ use crate::error::{Context, Error, Result};
 use crate::sys::made::Made;
 use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
-use crate::tree::shown::shown;
 use crate::tree::Kind;
+use crate::tree::shown::shown;
 
 /// Its number (capability.h).
 const CAP_SYS_ADMIN: u32 = 21;

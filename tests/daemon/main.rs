@@ -5,8 +5,8 @@
 mod end;
 mod fail_points;
 mod faults;
-mod interrupted;
 mod imports;
+mod interrupted;
 mod isolation;
 mod names;
 mod open_files;

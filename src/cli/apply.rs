@@ -9,8 +9,9 @@ use crate::control::Request;
 /// Write the stage's workspace into an ordinary directory.
 ///
 /// The directory is created if it is missing, and afterwards equals the
-/// workspace. One that is not empty is refused without --replace. Shared paths
-/// are written with --all.
+/// workspace. One that is not empty is refused without --replace. With --all
+/// this holds for each mapped path's own place in the directory; nothing else
+/// in it is touched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -22,7 +23,7 @@ pub struct Arguments {
     /// Write every mapped path, each below its own name: DIR/harness, DIR/root/.m2.
     #[arg(long)]
     all: bool,
-    /// Remove what the directory holds besides.
+    /// Remove what is there besides.
     #[arg(long)]
     replace: bool,
     /// Print JSON.
@@ -36,12 +37,7 @@ pub struct Arguments {
 /// One sentence.
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let mut client = place.connect()?;
-    let dir = place.to_replace(&mut client, &arguments.dir, arguments.replace)?;
-    show(
-        client.ask(&Request::Apply {
-            dir,
-            all: arguments.all,
-        })?,
-        arguments.json,
-    )
+    let (all, replace) = (arguments.all, arguments.replace);
+    let dir = place.to_replace(&mut client, &arguments.dir, all, replace)?;
+    show(client.ask(&Request::Apply { dir, all })?, arguments.json)
 }

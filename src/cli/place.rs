@@ -158,9 +158,9 @@ impl Place {
         self.connect()?.ask(request)
     }
 
-    /// The real path of a directory that is to equal the stage's tree. What
-    /// it holds besides is removed, which must be neither the stage itself nor
-    /// what it lies on.
+    /// The real path of a directory that the stage's tree is to be written to.
+    /// What is equal to a part of the tree afterwards loses what it holds
+    /// besides, and that must be neither the stage itself nor what it lies on.
     ///
     /// # Errors
     /// As [`absolute`]; a directory that holds a mapped path or the state.
@@ -168,6 +168,7 @@ impl Place {
         &self,
         client: &mut Client,
         dir: &Path,
+        all: bool,
         replace: bool,
     ) -> Result<PathBuf, Trouble> {
         let usage = |error: crate::error::Error| Trouble::new(2, error.to_string());
@@ -176,15 +177,10 @@ impl Place {
         let mapped = status["mapped"].as_array().into_iter().flatten();
         let mapped = mapped.filter_map(|path| path.as_str().map(path_of));
         let mapped: Vec<PathBuf> = mapped.collect();
-        let holds = |path: &PathBuf| path.starts_with(&real) && *path != real;
-        let taken = if real.starts_with(&self.state_dir) {
-            Some(self.state_dir.clone())
-        } else {
-            let taken = mapped
-                .iter()
-                .chain([&self.state_dir])
-                .find(|path| holds(path));
-            taken.cloned()
+        let below = |path: &PathBuf| real.join(path.strip_prefix("/").unwrap_or(path));
+        let written: Vec<PathBuf> = match all {
+            true => mapped.iter().map(below).collect(),
+            false => vec![real.clone()],
         };
         if real.exists() && !real.is_dir() {
             let text = format!(
@@ -193,26 +189,43 @@ impl Place {
             );
             return Err(Trouble::new(2, text));
         }
-        match taken {
-            None if mapped.contains(&real) || replace => Ok(real),
-            None if target::holds_something(&real).map_err(usage)? => Err(Trouble::new(
-                2,
-                format!(
-                    "{} is not empty: with --replace, all that it holds besides the tree is removed",
-                    real.display()
-                ),
-            )),
-            None => Ok(real),
-            Some(path) => Err(Trouble::new(
-                2,
-                format!(
-                    "writing the tree to {} would remove {}, for all else in a directory that it is \
-                     written to is removed: choose another one",
-                    real.display(),
-                    path.display()
-                ),
-            )),
+        for place in &written {
+            if let Some(taken) = self.taken(place, &mapped) {
+                return Err(Trouble::new(
+                    2,
+                    format!(
+                        "writing the tree to {} would remove {}, for all else in a directory that \
+                         it is written to is removed: choose another one",
+                        place.display(),
+                        taken.display()
+                    ),
+                ));
+            }
+            let own = match all {
+                true => real == Path::new("/"),
+                false => mapped.first() == Some(place),
+            };
+            if !own && !replace && target::holds_something(place).map_err(usage)? {
+                return Err(Trouble::new(
+                    2,
+                    format!(
+                        "{} is not empty: with --replace, all that it holds besides the tree is removed",
+                        place.display()
+                    ),
+                ));
+            }
         }
+        Ok(real)
+    }
+
+    /// What must not be removed, and would be where `place` is made equal to a tree.
+    fn taken(&self, place: &Path, mapped: &[PathBuf]) -> Option<PathBuf> {
+        if place.starts_with(&self.state_dir) {
+            return Some(self.state_dir.clone());
+        }
+        let mut own = mapped.iter().chain([&self.state_dir]);
+        let taken = own.find(|path| path.starts_with(place) && *path != place);
+        taken.cloned()
     }
 }
 

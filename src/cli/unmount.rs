@@ -1,12 +1,15 @@
 //! `unmount`: ends a stage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json, unexpected};
-use super::place::Place;
+use super::place::{Place, absolute};
 use crate::control::{Client, Problem, Reply, Request, STAGE_FILE};
 use crate::daemon::{self, StateLock};
 use crate::error::Context;
+use crate::export::{self, target};
 
 /// End the stage: its steps, views, mounts and state.
 ///
@@ -16,13 +19,21 @@ use crate::error::Context;
 #[command(after_help = "\
 Examples:
   harness-fs unmount
-  harness-fs unmount --apply /out      # first write the tree there
+  harness-fs unmount --apply /out      # first write the workspace there
+  harness-fs unmount --apply /harness  # the workspace keeps what the stage made of it
+  harness-fs unmount --apply / --all   # so do all mapped paths
   harness-fs unmount --keep-state      # `mount --resume` brings it back")]
 pub struct Arguments {
-    /// First write the workspace into this directory, as `apply` does; if that fails, the stage stays.
+    /// First write the workspace into this directory, as `apply` does; if that fails, the stage
+    /// stays. The workspace itself is written whole or not at all: what is cut off, the next
+    /// `unmount` or `mount --resume` finishes.
     #[arg(long, value_name = "DIR")]
     apply: Option<PathBuf>,
-    /// Remove what the directory of --apply holds besides; a mapped path needs no such permission.
+    /// Write every mapped path, each below its own name: DIR/harness, DIR/root/.m2; with the DIR /
+    /// each one to where it came from.
+    #[arg(long, requires = "apply")]
+    all: bool,
+    /// Remove what is there besides; what goes to where it came from needs no such permission.
     #[arg(long, requires = "apply")]
     replace: bool,
     /// Keep the state for `mount --resume`.
@@ -38,24 +49,15 @@ pub struct Arguments {
 /// # Errors
 /// One sentence.
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
-    let needs_daemon = arguments.apply.is_some() || arguments.keep_state;
     let mut client = match place.connect() {
         Ok(client) => client,
-        Err(Problem::Gone(text)) if !needs_daemon => {
-            note(&text.replace(
-                ": `harness-fs mount --resume` continues with all that was acknowledged",
-                "",
-            ));
-            return forget(place);
-        }
-        // Kept state that nobody wants any more.
-        Err(Problem::NoStage(_)) if !needs_daemon && place.state_dir.join(STAGE_FILE).exists() => {
-            return forget(place);
-        }
-        Err(problem) => return Err(problem.into()),
+        Err(problem) => return without_daemon(&arguments, place, problem),
     };
     let apply = match &arguments.apply {
-        Some(dir) => Some(place.to_replace(&mut client, dir, arguments.replace)?),
+        Some(dir) => {
+            let (all, replace) = (arguments.all, arguments.replace);
+            Some(place.to_replace(&mut client, dir, all, replace)?)
+        }
         None => None,
     };
     // Not to be in the way ourselves.
@@ -63,6 +65,7 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let request = Request::Unmount {
         keep_state: arguments.keep_state,
         apply,
+        all: arguments.all,
     };
     let reply = client.ask(&request)?;
     finish(&client, reply, arguments.json)
@@ -89,12 +92,70 @@ fn finish(client: &Client, reply: Reply, json: bool) -> Result<u8, Trouble> {
     }
 }
 
+/// Ends a stage that nobody serves: finishes an apply to where it came from, or
+/// discards what is left.
+fn without_daemon(arguments: &Arguments, place: &Place, problem: Problem) -> Result<u8, Trouble> {
+    let needs_daemon = arguments.apply.is_some() || arguments.keep_state;
+    let there = place.state_dir.join(STAGE_FILE).exists();
+    match &problem {
+        Problem::Gone(_) => {}
+        Problem::NoStage(_) if there => {}
+        _ => return Err(problem.into()),
+    }
+    let unfinished = if there {
+        export::unfinished(&place.state_dir)?
+    } else {
+        None
+    };
+    match &unfinished {
+        Some(paths) => agrees(arguments, paths)?,
+        None if needs_daemon => return Err(problem.into()),
+        None => {}
+    }
+    if let Problem::Gone(text) = &problem {
+        note(&text.replace(
+            ": `harness-fs mount --resume` continues with all that was acknowledged",
+            "",
+        ));
+    }
+    forget(place, arguments.json)
+}
+
+/// Whether the apply that was cut off is the one that is asked for.
+fn agrees(arguments: &Arguments, paths: &[PathBuf]) -> Result<(), Trouble> {
+    let same = match &arguments.apply {
+        None => true,
+        Some(dir) if arguments.all => dir == Path::new("/"),
+        Some(dir) => target::settle(&absolute(dir)?).is_ok_and(|dir| paths == [dir]),
+    };
+    if same && !arguments.keep_state {
+        return Ok(());
+    }
+    let paths: Vec<String> = paths
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let text = format!(
+        "the tree of the stage is being written to {}, which was cut off: a plain `harness-fs unmount` finishes it",
+        paths.join(", ")
+    );
+    Err(Trouble::new(2, text))
+}
+
 /// Removes what a stage without a daemon has left.
-fn forget(place: &Place) -> Result<u8, Trouble> {
+fn forget(place: &Place, json: bool) -> Result<u8, Trouble> {
     let dir = &place.state_dir;
     let lock = StateLock::take(dir, dir)?;
     let _server = StateLock::of_server(dir)?;
-    daemon::clean(dir, &place.label)?;
+    if let Some(report) = daemon::finish_apply(dir, &place.label)? {
+        if json {
+            print_json(&json!({ "ended": null, "applied": report }))?;
+        } else {
+            print(&daemon::applied(&report))?;
+            print("unmounted; the apply that was cut off is done")?;
+        }
+        return Ok(0);
+    }
     daemon::remove_state(dir)?;
     drop(lock);
     print(&format!(

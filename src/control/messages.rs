@@ -125,6 +125,9 @@ pub enum Request {
         /// First write the tree to this directory.
         #[serde(default)]
         apply: Option<PathBuf>,
+        /// Every mapped path, below its own name, not the workspace alone.
+        #[serde(default)]
+        all: bool,
     },
     /// Open a view for a step that this connection runs.
     StepRun(RunRequest),

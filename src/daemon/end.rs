@@ -1,13 +1,13 @@
 //! The end of a stage: processes, binds, views, state.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::errno::Errno;
 
 use super::requests::Requests;
-use crate::error::Error;
-use crate::export::{self, ApplyReport};
+use crate::error::{Error, Result};
+use crate::export::{self, ApplyReport, InPlace};
 use crate::stage::{EndReport, Failure, Stage, bind, occupants, survivors};
 
 /// Why a stage was not ended.
@@ -19,13 +19,22 @@ pub enum NotEnded {
     Failed(Failure),
 }
 
+/// What is written to where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InPlaceOf {
+    /// The workspace.
+    Workspace,
+    /// Every mapped path.
+    All,
+}
+
 /// How to end it.
 #[derive(Clone, Debug, Default)]
 pub struct How {
     /// Leave what `mount --resume` needs.
     pub keep_state: bool,
-    /// Once nothing is mounted any more, write the tree here.
-    pub apply: Option<PathBuf>,
+    /// Write the tree to where it came from.
+    pub apply: Option<InPlaceOf>,
     /// How long processes in steps have to end before they are killed.
     pub grace: Duration,
     /// How long requests in flight have.
@@ -36,8 +45,10 @@ pub struct How {
 /// mounted, and no state unless it is to be kept.
 ///
 /// # Errors
-/// What could not be done. The state is kept then; the server ends with a
-/// failure, and its supervisor unmounts what is left.
+/// What could not be done. If it was the tree that could not be written to where
+/// it came from, the stage goes on as if nothing had been asked. Otherwise the
+/// state is kept, the server ends with a failure, and its supervisor unmounts
+/// what is left.
 pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyReport>), NotEnded> {
     if !requests.start_ending() {
         return Err(NotEnded::ByOther);
@@ -54,36 +65,36 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         let error = Error::new(Errno::EBUSY, text);
         return Err(NotEnded::Failed(error.into()));
     };
-    requests.remove_socket(stage.state_dir());
-    let result = finish(&stage, &requests.mapped, &how);
-    if result.is_err()
-        && let Err(second) = stage.end(true)
-    {
-        log::error!("{second}");
-    }
-    result.map_err(NotEnded::Failed)
-}
-
-fn finish(
-    stage: &Stage,
-    mapped: &[PathBuf],
-    how: &How,
-) -> Result<(EndReport, Option<ApplyReport>), Failure> {
-    let stack = match &how.apply {
-        Some(_) => Some(stage.current_stack()?),
-        None => None,
-    };
+    let mapped = &requests.mapped;
     let own = [
         nix::unistd::getpid().as_raw(),
         nix::unistd::getppid().as_raw(),
     ];
     let occupants = occupants::find(mapped, &own);
-    bind::unbind(mapped)?;
-    let applied = match (&how.apply, stack) {
-        (Some(dir), Some(stack)) => Some(export::apply(&stack, mapped, dir)?),
-        _ => None,
+    let applying = match how.apply.map(|of| uncover(&stage, mapped, of)) {
+        Some(Err(failure)) => {
+            match cover_again(&stage, mapped) {
+                Ok(()) => {
+                    requests.stage.give_back(stage);
+                    requests.stop_ending();
+                }
+                Err(second) => {
+                    log::error!("{second}");
+                    requests.remove_socket(stage.state_dir());
+                    keep(&stage);
+                }
+            }
+            return Err(NotEnded::Failed(failure));
+        }
+        Some(Ok(committed)) => Some(committed),
+        None => None,
     };
-    let mut report = stage.end(how.keep_state)?;
+    requests.remove_socket(stage.state_dir());
+    let result = finish(&stage, mapped, applying, how.keep_state);
+    let (mut report, applied) = result.map_err(|failure| {
+        keep(&stage);
+        NotEnded::Failed(failure)
+    })?;
     report.problems.extend(occupants.at_the_end());
     for problem in &report.problems {
         log::warn!("{problem}");
@@ -92,4 +103,55 @@ fn finish(
         super::forget_files(stage.state_dir());
     }
     Ok((report, applied))
+}
+
+/// Takes the stage away from above its base and commits the apply to it.
+fn uncover(stage: &Stage, mapped: &[PathBuf], of: InPlaceOf) -> Result<InPlace, Failure> {
+    let stack = stage.current_stack()?;
+    bind::unbind(mapped)?;
+    let all = of == InPlaceOf::All;
+    Ok(InPlace::commit(&stack, mapped, all, stage.state_dir())?)
+}
+
+/// The opposite, when nothing was committed.
+fn cover_again(stage: &Stage, mapped: &[PathBuf]) -> Result<(), Failure> {
+    bind::unbind(mapped)?;
+    Ok(bind::bind_mapped(&stage.open_stage_view()?, mapped)?)
+}
+
+fn finish(
+    stage: &Stage,
+    mapped: &[PathBuf],
+    applying: Option<InPlace>,
+    keep_state: bool,
+) -> Result<(EndReport, Option<ApplyReport>), Failure> {
+    let applied = match applying {
+        Some(committed) => Some(committed.carry_out()?),
+        None => {
+            bind::unbind(mapped)?;
+            None
+        }
+    };
+    Ok((stage.end(keep_state)?, applied))
+}
+
+fn keep(stage: &Stage) {
+    if let Err(second) = stage.end(true) {
+        log::error!("{second}");
+    }
+}
+
+/// Ends an `unmount --apply` that was cut off, where nobody serves the stage. If
+/// it had passed its commit point, the rest of the tree is written, and the
+/// stage is over: its state is removed, and a report returned.
+///
+/// # Errors
+/// What is in the way, with the path; it can be repeated.
+pub fn finish_apply(state_dir: &Path, label: &str) -> Result<Option<ApplyReport>> {
+    super::clean(state_dir, label)?;
+    let report = export::finish(state_dir)?;
+    if report.is_some() {
+        super::remove_state(state_dir)?;
+    }
+    Ok(report)
 }

@@ -56,6 +56,11 @@ impl<T> Holder<T> {
         }
         Arc::into_inner(value)
     }
+
+    /// Lends a value out again that was taken.
+    pub fn give_back(&self, value: T) {
+        self.held.lock().value = Some(Arc::new(value));
+    }
 }
 
 /// The value, borrowed.
@@ -101,5 +106,7 @@ mod tests {
         assert_eq!(taker.join().unwrap(), Some(7));
         assert!(holder.lend().is_none());
         assert_eq!(holder.take(Duration::ZERO), None);
+        holder.give_back(7);
+        assert_eq!(*holder.lend().unwrap(), 7);
     }
 }

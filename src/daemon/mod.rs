@@ -29,9 +29,11 @@ use crate::stage::Options;
 use crate::sys::at;
 
 pub use cleanup::clean;
+pub use end::finish_apply;
 pub use lock::StateLock;
 pub use log_file::{all_files as log_files, try_at as try_log};
 pub use ready::{Ready, wait as wait_until_ready};
+pub use render::applied;
 pub use server::serve;
 pub use supervisor::{supervise, supervise_detached};
 

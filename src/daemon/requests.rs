@@ -15,7 +15,7 @@ use crate::control::{
     Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, VERSION,
 };
 use crate::error::Error;
-use crate::export::{self, ExportOptions};
+use crate::export::{self, ApplyReport, ExportOptions, target};
 use crate::stage::{Failure, Stage};
 use crate::tree::shown::shown;
 
@@ -66,15 +66,6 @@ pub fn refusal(failure: &Failure) -> Reply {
         message,
         data,
     }
-}
-
-/// The real path of something that may be missing yet.
-fn real(path: &Path) -> PathBuf {
-    let real = path
-        .ancestors()
-        .find_map(|ancestor| Some((ancestor, ancestor.canonicalize().ok()?)))
-        .and_then(|(there, real)| Some(real.join(path.strip_prefix(there).ok()?)));
-    real.unwrap_or_else(|| path.to_path_buf())
 }
 
 impl Requests {
@@ -131,7 +122,7 @@ impl Requests {
     /// What lies inside the stage cannot be written to from outside of it: the
     /// copy would become part of what is copied.
     fn outside(&self, dir: &Path) -> Result<(), Failure> {
-        let real = real(dir);
+        let real = target::settle(dir).map_err(|error| Failure::Usage(error.to_string()))?;
         match self.mapped.iter().find(|mapped| real.starts_with(mapped)) {
             None => Ok(()),
             Some(mapped) => Err(Failure::Usage(format!(
@@ -142,10 +133,41 @@ impl Requests {
         }
     }
 
+    /// [`Requests::outside`] for each place that `apply --all` writes to.
+    fn all_outside(&self, dir: &Path) -> Result<(), Failure> {
+        self.outside(dir)?;
+        let inner = |path: &PathBuf| dir.join(path.strip_prefix("/").unwrap_or(path));
+        let mut places = self.mapped.iter().map(inner);
+        places.try_for_each(|place| self.outside(&place))
+    }
+
+    /// What an `unmount --apply` writes to where it came from; `None` if it goes
+    /// elsewhere.
+    fn in_place(&self, dir: &Path, all: bool) -> Result<Option<end::InPlaceOf>, Failure> {
+        if all && dir == Path::new("/") {
+            return Ok(Some(end::InPlaceOf::All));
+        }
+        if all {
+            return self.all_outside(dir).map(|()| None);
+        }
+        if self
+            .mapped
+            .first()
+            .is_some_and(|workspace| workspace == dir)
+        {
+            return Ok(Some(end::InPlaceOf::Workspace));
+        }
+        self.outside(dir).map(|()| None)
+    }
+
     fn carry_out(&self, request: Request, connection: &mut Connection) -> Result<Reply, Failure> {
         match request {
             Request::Status {} => self.status(),
-            Request::Unmount { keep_state, apply } => self.unmount(keep_state, apply, connection),
+            Request::Unmount {
+                keep_state,
+                apply,
+                all,
+            } => self.unmount(keep_state, apply.as_deref(), all, connection),
             Request::StepRun(run) => super::steps::run(self, run, connection),
             Request::StepExec { step } => super::steps::exec(self, &step, connection),
             Request::StepEnded(_) => {
@@ -215,7 +237,8 @@ impl Requests {
 
     fn export(&self, stage: &Stage, request: ExportRequest) -> Result<Reply, Failure> {
         self.outside(&request.to)?;
-        if real(&request.to).starts_with(real(stage.state_dir())) {
+        let settled = |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
+        if settled(&request.to)?.starts_with(settled(stage.state_dir())?) {
             return Err(Failure::Usage(format!(
                 "{} lies inside the state directory {}, which goes with the stage: choose another one",
                 shown(&request.to),
@@ -234,14 +257,20 @@ impl Requests {
     }
 
     fn apply(&self, stage: &Stage, dir: &Path, all: bool) -> Result<Reply, Failure> {
-        self.outside(dir)?;
-        let stack = stage.current_stack()?;
-        let report = if all {
-            export::apply_all(&stack, &self.mapped, dir)?
-        } else {
-            export::apply(&stack, &self.mapped, dir)?
-        };
+        match all {
+            true => self.all_outside(dir)?,
+            false => self.outside(dir)?,
+        }
+        let report = self.applied(stage, dir, all)?;
         Ok(Reply::report(render::applied(&report), &report))
+    }
+
+    fn applied(&self, stage: &Stage, dir: &Path, all: bool) -> Result<ApplyReport, Failure> {
+        let stack = stage.current_stack()?;
+        Ok(match all {
+            true => export::apply_all(&stack, &self.mapped, dir)?,
+            false => export::apply(&stack, &self.mapped, dir)?,
+        })
     }
 
     fn status(&self) -> Result<Reply, Failure> {
@@ -265,24 +294,27 @@ impl Requests {
     fn unmount(
         &self,
         keep_state: bool,
-        apply: Option<PathBuf>,
+        apply: Option<&Path>,
+        all: bool,
         connection: &mut Connection,
     ) -> Result<Reply, Failure> {
-        // Into the stage's own directories it can only be written when they
-        // are no longer covered.
-        let mut inside = None;
+        // To where it came from it can only be written when that is no longer
+        // covered.
+        let mut in_place = None;
         let mut applied = None;
-        match apply {
-            Some(dir) if self.outside(&dir).is_err() => inside = Some(dir),
-            Some(dir) => {
-                let stack = self.stage()?.current_stack()?;
-                applied = Some(export::apply(&stack, &self.mapped, &dir)?);
+        if let Some(dir) = apply {
+            in_place = self.in_place(dir, all)?;
+            if in_place.is_none() {
+                applied = Some(self.applied(&*self.stage()?, dir, all)?);
+            } else if keep_state {
+                let text = "--keep-state keeps nothing that could be resumed when the tree is \
+                            written to where it came from: leave out one of both";
+                return Err(Failure::Usage(text.to_owned()));
             }
-            None => {}
         }
         let how = end::How {
             keep_state,
-            apply: inside,
+            apply: in_place,
             grace: UNMOUNT_GRACE,
             patience: UNMOUNT_PATIENCE,
         };

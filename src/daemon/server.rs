@@ -17,6 +17,7 @@ use super::wanted::Wanted;
 use super::{Config, Ready, StateLock, end, lock, log_file, start};
 use crate::control::{Handler, SOCKET, Server};
 use crate::error::{Context, Result};
+use crate::export;
 use crate::stage::Failure;
 use crate::sys::made::Made;
 
@@ -120,6 +121,9 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
         .open(&path);
     drop(file.context(|| path.display().to_string())?);
     let lock = StateLock::take(&path, &config.state_dir)?;
+    if matches!(config.start, super::Start::Resume) {
+        over(config)?;
+    }
     let started = start::start(config, wanted)?;
     let ready = Ready::Yes {
         mapped: started.mapped.clone(),
@@ -144,6 +148,22 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
             Err(error.into())
         }
     }
+}
+
+/// A stage cannot be resumed whose tree has begun to replace its base.
+fn over(config: &Config) -> Result<(), Failure> {
+    let dirs = export::unfinished(&config.state_dir)?;
+    if end::finish_apply(&config.state_dir, &config.label)?.is_none() {
+        return Ok(());
+    }
+    let dirs = dirs.into_iter().flatten();
+    let dirs: Vec<String> = dirs.map(|dir| dir.display().to_string()).collect();
+    Err(Failure::NotFound(format!(
+        "the stage '{}' is over: its `unmount --apply` was cut off and is done now, the tree is \
+         in {}; `harness-fs mount` starts a new stage on it",
+        config.label,
+        dirs.join(", ")
+    )))
 }
 
 /// Nobody reads what is printed from here on.

@@ -2,16 +2,22 @@
 //!
 //! [`export`] writes a stack as an OCI image, one layer per sealed layer;
 //! [`import`] reads such an image into sealed layers; [`apply`] writes the tree
-//! that a stack shows into an ordinary directory. What leaves the machine
-//! passes one [`guard`].
+//! that a stack shows into an ordinary directory, [`InPlace`] into the very
+//! directories that the stack lies on. What leaves the machine passes one
+//! [`guard`].
 
 mod apply;
 mod content;
 pub mod guard;
+mod in_place;
+mod job;
 mod layout;
 mod layout_writer;
+mod obstacles;
 mod paths;
+mod place;
 mod plan;
+mod raw;
 mod reader;
 mod sparse;
 mod tar;
@@ -25,6 +31,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use apply::{ApplyReport, apply, apply_all};
+pub use in_place::{InPlace, finish, unfinished};
 pub use reader::{Destination, Imported, import};
 pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
 

@@ -16,41 +16,58 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::LeftOut;
+use serde::{Deserialize, Serialize};
+
+use super::raw::{self, RawPath};
 use crate::error::{Context, Error, Result};
 use crate::layer::{Stack, Visit, walk};
+use crate::stage::failpoint;
 use crate::sys::at::{self, SetTime, Stat};
+use crate::sys::inode::Time;
 use crate::sys::{copy, xattr};
 use crate::tree::union::Found;
-use crate::tree::{Attr, Ino, Kind};
-
-/// The staging directory's name; as part of a base it is never seen.
-pub const STAGING: &str = ".harness-fs-apply";
+use crate::tree::{Ino, Kind};
 
 /// A directory of the tree.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Dir {
     /// Where, relative to the target.
-    pub path: PathBuf,
-    /// Its attributes.
-    pub attr: Attr,
+    pub path: RawPath,
+    /// Its permission bits.
+    pub perm: u32,
+    /// Its owner and group.
+    pub owner: (u32, u32),
+    /// When it was last read.
+    pub atime: Time,
+    /// When it was last changed.
+    pub mtime: Time,
     /// Its extended attributes.
+    #[serde(with = "raw::xattrs")]
     pub xattrs: BTreeMap<OsString, Vec<u8>>,
 }
 
 /// The steps that are left when all is staged.
-#[derive(Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Plan {
     /// All directories, parents first.
     pub dirs: Vec<Dir>,
-    /// Where the staged entries go: path and name in the staging directory.
-    pub place: Vec<(PathBuf, PathBuf)>,
+    /// Where the staged entries go, by their number in the staging directory.
+    pub place: Vec<(RawPath, u64)>,
     /// What the tree does not have.
-    pub remove: Vec<PathBuf>,
+    pub remove: Vec<RawPath>,
     /// Entries that are as they should be.
     pub unchanged: u64,
-    /// Attributes and devices that the disk did not take.
-    pub not_kept: Vec<LeftOut>,
+    /// Attributes and devices that the disk did not take, and which.
+    pub not_kept: Vec<(RawPath, String)>,
 }
+
+/// An entry's name in the staging directory.
+pub fn staged_name(number: u64) -> String {
+    format!("{STAGED}{number}")
+}
+
+/// How the names of staged entries begin.
+pub const STAGED: &str = "staged-";
 
 /// A name of the tree that is not a directory, and what the target has there.
 struct Name {
@@ -63,7 +80,9 @@ struct Name {
 pub struct Planning<'a> {
     stack: &'a Stack,
     target: &'a OwnedFd,
+    staging: &'a Path,
     plan: Plan,
+    staged: u64,
     groups: BTreeMap<Ino, Vec<Name>>,
     /// Which directories on the way down are real ones in the target too.
     real: Vec<(PathBuf, bool)>,
@@ -132,12 +151,15 @@ fn same_content(one: OwnedFd, other: OwnedFd) -> Result<bool> {
 }
 
 impl<'a> Planning<'a> {
-    /// Plans for the directory `target`, in which [`STAGING`] is empty.
-    pub fn new(stack: &'a Stack, target: &'a OwnedFd) -> Planning<'a> {
+    /// Plans for the directory `target`, in which the directory `staging` is
+    /// empty, and no part of the tree.
+    pub fn new(stack: &'a Stack, target: &'a OwnedFd, staging: &'a Path) -> Planning<'a> {
         Planning {
             stack,
             target,
+            staging,
             plan: Plan::default(),
+            staged: 0,
             groups: BTreeMap::new(),
             real: Vec::new(),
         }
@@ -149,7 +171,8 @@ impl<'a> Planning<'a> {
     /// # Errors
     /// What the layers or the target's disk report, naming the path.
     pub fn run(mut self, root: &Path, name: Option<&OsStr>) -> Result<Plan> {
-        let staging = root.join(STAGING);
+        // Where the target is the stack's base, the tree now shows it too.
+        let staging = root.join(self.staging);
         walk(self.stack, root, &mut |path, found| {
             if path == staging {
                 return Ok(Visit::Skip);
@@ -202,16 +225,20 @@ impl<'a> Planning<'a> {
         if real {
             let names = self.stack.list(&found.parts)?;
             for entry in at::list(self.target, &path)? {
-                let staging = path.as_os_str().is_empty() && entry.name == STAGING;
-                if !staging && !names.contains_key(&entry.name) {
-                    self.plan.remove.push(path.join(entry.name));
+                let inner = path.join(&entry.name);
+                if inner != self.staging && !names.contains_key(&entry.name) {
+                    self.plan.remove.push(inner.into());
                 }
             }
         }
         self.real.push((path.clone(), real));
+        let attr = &found.attr;
         self.plan.dirs.push(Dir {
-            path,
-            attr: found.attr,
+            path: path.into(),
+            perm: attr.perm,
+            owner: (attr.uid, attr.gid),
+            atime: attr.atime,
+            mtime: attr.mtime,
             xattrs: self.xattrs(found)?,
         });
         Ok(())
@@ -235,46 +262,43 @@ impl<'a> Planning<'a> {
             self.plan.unchanged += names.len() as u64;
             return Ok(());
         }
-        let first = self.staged();
+        let number = self.next();
+        let first = self.staged(number);
         match self.stage(&names[0], &first) {
             // An overlayfs lets nobody make what it takes for a whiteout.
             Err(error) if error.errno() == Errno::EPERM && is_null(&names[0].found) => {
                 for name in names {
-                    self.plan.not_kept.push(LeftOut {
-                        path: name.path.clone(),
-                        why: "a 0:0 device, which this disk cannot hold".to_owned(),
-                    });
+                    let path = RawPath::from(name.path);
                     if name.there.is_some() {
-                        self.plan.remove.push(name.path);
+                        self.plan.remove.push(path.clone());
                     }
+                    let why = "a 0:0 device, which this disk cannot hold".to_owned();
+                    self.plan.not_kept.push((path, why));
                 }
                 return Ok(());
             }
             other => other?,
         }
+        failpoint::hit("apply-in-stage");
         for (index, name) in names.into_iter().enumerate() {
-            let staged = if index == 0 {
-                first.clone()
-            } else {
-                let further = self.staged();
+            let mut number = number;
+            if index > 0 {
+                number = self.next();
+                let further = self.staged(number);
                 at::link(self.target, &first, self.target, &further)?;
-                further
-            };
-            self.plan.place.push((name.path, staged));
+            }
+            self.plan.place.push((name.path.into(), number));
         }
         Ok(())
     }
 
-    fn staged(&self) -> PathBuf {
-        // Further names are linked before the list grows, so count on disk.
-        let mut number = self.plan.place.len();
-        loop {
-            let path = Path::new(STAGING).join(number.to_string());
-            match at::stat_if_there(self.target, &path) {
-                Ok(Some(_)) => number += 1,
-                _ => return path,
-            }
-        }
+    fn next(&mut self) -> u64 {
+        self.staged += 1;
+        self.staged
+    }
+
+    fn staged(&self, number: u64) -> PathBuf {
+        self.staging.join(staged_name(number))
     }
 
     fn xattrs(&self, found: &Found) -> Result<BTreeMap<OsString, Vec<u8>>> {
@@ -357,10 +381,8 @@ impl<'a> Planning<'a> {
             at::chmod(target, to, attr.perm)?;
         }
         for refused in set_xattrs(target, to, &self.xattrs(found)?)? {
-            self.plan.not_kept.push(LeftOut {
-                path: name.path.clone(),
-                why: format!("its extended attribute {}", refused.to_string_lossy()),
-            });
+            let why = format!("its extended attribute {}", refused.to_string_lossy());
+            self.plan.not_kept.push((name.path.clone().into(), why));
         }
         let (atime, mtime) = (SetTime::To(attr.atime), SetTime::To(attr.mtime));
         at::utimens(target, to, atime, mtime)

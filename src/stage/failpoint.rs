@@ -38,6 +38,16 @@ pub const ALL: &[&str] = &[
     "restore-before-commit",
     "restore-after-commit",
     "restore-before-sweep",
+    // Writing a tree into a directory.
+    "apply-before-stage",
+    "apply-in-stage",
+    "apply-before-plan",
+    "apply-after-plan",
+    "apply-in-place",
+    "apply-before-remove",
+    "apply-in-remove",
+    "apply-before-dress",
+    "apply-in-dress",
     // Ending the stage.
     "unmount-before-commit",
     "unmount-after-commit",

@@ -9,9 +9,43 @@ use serde::{Deserialize, Serialize};
 
 use super::state::replace_file;
 use crate::error::{Context, Result};
+use crate::sys::at;
 
 /// The directory's name.
 pub const DIR: &str = "journal";
+
+/// The record of an `unmount --apply` into the stage's own directories. What it
+/// says is for who writes it; while it is there, the base may be changing.
+const APPLY: &str = "apply";
+
+/// Writes the record of an apply, whole or not at all.
+///
+/// # Errors
+/// As write(2) and rename(2).
+pub fn write_apply(state_dir: &Path, content: &[u8]) -> Result<()> {
+    replace_file(&state_dir.join(DIR).join(APPLY), content)
+}
+
+/// Reads the record of an apply, if there is one.
+///
+/// # Errors
+/// As read(2).
+pub fn read_apply(state_dir: &Path) -> Result<Option<Vec<u8>>> {
+    let path = state_dir.join(DIR).join(APPLY);
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        read => read.map(Some).context(|| path.display().to_string()),
+    }
+}
+
+/// Removes the record of an apply.
+///
+/// # Errors
+/// As unlink(2).
+pub fn remove_apply(state_dir: &Path) -> Result<()> {
+    let path = state_dir.join(DIR).join(APPLY);
+    at::remove_all(nix::fcntl::AT_FDCWD, &path).context(|| path.display().to_string())
+}
 
 /// One layer that is being sealed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +99,7 @@ impl Record {
                 let record: Record =
                     serde_json::from_slice(&text).context(|| path.display().to_string())?;
                 records.push(record);
-            } else {
+            } else if path.file_name().is_some_and(|name| name != APPLY) {
                 std::fs::remove_file(&path)?;
             }
         }

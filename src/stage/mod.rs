@@ -19,7 +19,7 @@ mod groups;
 mod head;
 mod invalidate;
 mod join;
-mod journal;
+pub mod journal;
 pub mod mapped;
 mod merge;
 mod names;

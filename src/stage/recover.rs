@@ -33,6 +33,13 @@ impl Stage {
             }
             read => read?,
         };
+        if journal::read_apply(state_dir)?.is_some() {
+            let text = format!(
+                "{}: an `unmount --apply` is not finished, so the base may be half written",
+                state_dir.display()
+            );
+            return Err(Error::new(Errno::EBUSY, text).into());
+        }
         let mut notes = Vec::new();
         let boot = boot_id()?;
         if state.boot_id != boot {

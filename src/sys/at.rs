@@ -120,6 +120,34 @@ pub fn stat(dir: impl AsFd, path: &Path) -> Result<Stat> {
     })
 }
 
+/// Whether an entry is immutable or append-only (ioctl_iflags(2)): then not even
+/// root renames or removes it, or what is in it.
+///
+/// # Errors
+/// As statx(2).
+pub fn is_fixed(dir: impl AsFd, path: &Path) -> Result<bool> {
+    within(dir.as_fd(), path, |dir, path| {
+        let path = CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL)?;
+        let mut buffer = std::mem::MaybeUninit::<libc::statx>::zeroed();
+        // SAFETY: the path ends with a NUL, and the buffer is a whole statx.
+        let done = unsafe {
+            libc::statx(
+                dir.as_raw_fd(),
+                path.as_ptr(),
+                libc::AT_SYMLINK_NOFOLLOW,
+                0,
+                buffer.as_mut_ptr(),
+            )
+        };
+        Errno::result(done)?;
+        // SAFETY: all zeroes is a valid statx, and the kernel has filled it.
+        let found = unsafe { buffer.assume_init() };
+        let fixed =
+            u64::from((libc::STATX_ATTR_IMMUTABLE | libc::STATX_ATTR_APPEND).cast_unsigned());
+        Ok(found.stx_attributes & fixed != 0)
+    })
+}
+
 /// [`stat`], with absence as `None`.
 ///
 /// # Errors
@@ -268,11 +296,13 @@ fn level(dir: &OwnedFd, name: OsString) -> Result<Level> {
 
 /// Removes what is no directory; false for one.
 fn unlink_unless_dir(dir: impl AsFd, path: &Path) -> Result<bool> {
-    match unlink(dir, path) {
+    match unlink(&dir, path) {
         Ok(()) => Ok(true),
         Err(error) => match error.errno() {
             Errno::ENOENT => Ok(true),
-            Errno::EISDIR | Errno::EPERM => Ok(false),
+            Errno::EISDIR => Ok(false),
+            // Also said of a file that must not be removed (unlink(2)).
+            Errno::EPERM if stat(dir, path)?.attr.is_dir() => Ok(false),
             _ => Err(error),
         },
     }

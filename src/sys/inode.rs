@@ -57,7 +57,9 @@ impl Kind {
 pub type Ino = u64;
 
 /// A point in time, as `struct timespec`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
 pub struct Time {
     /// Seconds since the epoch; may be negative.
     pub sec: i64,

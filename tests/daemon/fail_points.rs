@@ -330,7 +330,7 @@ fn settle(rig: &Rig, at: &str) {
 }
 
 /// The server, if it has stopped; `None` when the client has ended instead.
-fn wait_for_stop_or_end(rig: &Rig, client: &Process) -> Option<Process> {
+pub fn wait_for_stop_or_end(rig: &Rig, client: &Process) -> Option<Process> {
     let deadline = Instant::now() + LIMIT;
     loop {
         let over = ended(client, std::time::Duration::from_millis(1));

@@ -2,11 +2,13 @@
 //! faults, and who reaches what. Each test runs in namespaces of its own.
 #![allow(clippy::unwrap_used)]
 
+mod apply;
 mod end;
 mod fail_points;
 mod faults;
 mod imports;
 mod interrupted;
+mod in_place;
 mod isolation;
 mod names;
 mod open_files;

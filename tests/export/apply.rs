@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use harness_fs::export::{apply, apply_all};
 use harness_fs::layer::{Base, Inos, Stack};
+use harness_fs::sys::at;
 
 use super::fixture::{
     Dump, Fixture, assert_same, dump_below, inode, mkdir, rich, set_xattr, write,
@@ -152,4 +153,74 @@ fn a_second_apply_at_once_is_refused() {
     assert!(error.to_string().contains("another apply"), "{error}");
     drop(lock);
     assert_eq!(std::fs::read_dir(&dir).expect("list").count(), 0);
+}
+
+#[test]
+fn no_name_is_kept_for_staging() {
+    let mut fixture = Fixture::new();
+    write(&fixture.at(".harness-fs-apply"), "mine");
+    mkdir(&fixture.at(".harness-fs-apply-2/staged-1"));
+    fixture.take_base();
+    fixture.layer("000001-more", |layer| {
+        layer.file("0/.harness-fs-apply-3", b"mine too");
+    });
+    let wanted = dump_below(&fixture.stack, Path::new("0"));
+    let dir = fixture.tmp.path().join("target");
+    for _ in 0..2 {
+        apply(&fixture.stack, &fixture.mapped, &dir).expect("apply");
+        assert_same(&plain(&dir), &wanted);
+    }
+}
+
+#[test]
+fn what_a_killed_apply_left_makes_room() {
+    let fixture = rich();
+    let dir = fixture.tmp.path().join("target");
+    let staging = dir.join(".harness-fs-apply");
+    mkdir(&staging);
+    std::fs::set_permissions(
+        &staging,
+        std::os::unix::fs::PermissionsExt::from_mode(0o700),
+    )
+    .expect("chmod");
+    write(&staging.join("staged-1"), "half");
+    assert!(!harness_fs::export::target::holds_something(&dir).expect("look"));
+    apply(&fixture.stack, &fixture.mapped, &dir).expect("apply");
+    assert_same(&plain(&dir), &dump_below(&fixture.stack, Path::new("0")));
+}
+
+#[test]
+fn what_cannot_be_removed_is_named_before_anything_changes() {
+    let fixture = rich();
+    let dir = fixture.tmp.path().join("target");
+    let locked = dir.join("extra/locked");
+    mkdir(&dir.join("extra"));
+    write(&dir.join("extra/also"), "there");
+    write(&locked, "precious");
+    let chattr = |how: &str| {
+        let mut chattr = std::process::Command::new("chattr");
+        assert!(
+            chattr
+                .arg(how)
+                .arg(&locked)
+                .status()
+                .expect("chattr")
+                .success()
+        );
+    };
+    chattr("+i");
+    let before = plain(&dir);
+    let refused = apply(&fixture.stack, &fixture.mapped, &dir).expect_err("immutable");
+    let removed = at::remove_all(nix::fcntl::AT_FDCWD, &locked).expect_err("immutable");
+    let after = plain(&dir);
+    chattr("-i");
+    assert!(
+        refused
+            .to_string()
+            .contains("extra/locked: it is immutable"),
+        "{refused}"
+    );
+    assert_eq!(removed.errno(), nix::errno::Errno::EPERM);
+    assert_same(&after, &before);
+    apply(&fixture.stack, &fixture.mapped, &dir).expect("apply");
 }

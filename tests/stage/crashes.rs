@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
+use harness_fs::export::{InPlace, finish};
+use harness_fs::layer::{Base, Inos, Stack};
 use harness_fs::merge::Policy;
 use harness_fs::stage::{Failure, failpoint};
 
-use crate::rig::{Rig, Tree, names};
+use crate::rig::{Rig, Tree, mapped, names};
 
 const DIR: &str = "HARNESS_FS_TEST_DIR";
 const OPERATION: &str = "HARNESS_FS_TEST_OPERATION";
@@ -47,6 +50,13 @@ fn operate(rig: &Rig, operation: &str) {
         }
         "unmount" => drop(rig.stage.end(true).unwrap()),
         "remove" => drop(rig.stage.end(false).unwrap()),
+        "apply" => {
+            let (stack, mapped) = (rig.stage.current_stack().unwrap(), mapped(&rig.dir));
+            let state = rig.stage.state_dir();
+            let committed = InPlace::commit(&stack, &mapped, true, state).unwrap();
+            committed.carry_out().unwrap();
+            rig.stage.end(false).unwrap();
+        }
         other => panic!("{other}"),
     }
 }
@@ -136,9 +146,45 @@ fn every_point(operation: &str, seen: &mut BTreeSet<&'static str>) {
     }
 }
 
+/// What the mapped paths themselves hold.
+fn base(dir: &Path) -> Tree {
+    let base = Base::take(&mapped(dir), Arc::new(Inos::new(1))).unwrap();
+    Tree::of(&Stack::new(vec![Arc::new(base)]))
+}
+
+/// The stage's tree replaces its base: this takes more than a resume.
+fn apply_at_every_point(seen: &mut BTreeSet<&'static str>) {
+    let new = tree_after("nothing");
+    for point in failpoint::ALL {
+        for time in 1..=8 {
+            let dir = tempfile::tempdir().unwrap();
+            prepare(dir.path());
+            let (old, state) = (base(dir.path()), dir.path().join("state"));
+            let at = format!("{point}:{time}");
+            if !die_at(dir.path(), "apply", Some(&at)) {
+                assert_eq!(base(dir.path()), new, "{at}");
+                break;
+            }
+            seen.insert(point);
+            let over = !state.join("stage.json").exists() || finish(&state).unwrap().is_some();
+            if over {
+                assert_eq!(base(dir.path()), new, "{at}");
+                continue;
+            }
+            assert_eq!(base(dir.path()), old, "{at}");
+            let rig = Rig::resume(dir.path());
+            if !rig.tree().has("0/third") {
+                rig.head().write("0/third", "3");
+            }
+            assert_eq!(rig.tree(), new, "{at}");
+        }
+    }
+}
+
 #[test]
 fn every_operation_at_every_point() {
     let mut seen = BTreeSet::new();
+    apply_at_every_point(&mut seen);
     for operation in ["merge", "step", "snapshot", "restore", "unmount", "remove"] {
         every_point(operation, &mut seen);
     }

@@ -107,8 +107,9 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
 
 /// Takes the stage away from above its base and commits the apply to it.
 fn uncover(stage: &Stage, mapped: &[PathBuf], of: InPlaceOf) -> Result<InPlace, Failure> {
-    let stack = stage.current_stack()?;
+    // First, so that nobody comes in and writes after the head is sealed.
     bind::unbind(mapped)?;
+    let stack = stage.current_stack()?;
     let all = of == InPlaceOf::All;
     Ok(InPlace::commit(&stack, mapped, all, stage.state_dir())?)
 }

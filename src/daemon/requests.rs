@@ -237,7 +237,8 @@ impl Requests {
 
     fn export(&self, stage: &Stage, request: ExportRequest) -> Result<Reply, Failure> {
         self.outside(&request.to)?;
-        let settled = |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
+        let settled =
+            |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
         if settled(&request.to)?.starts_with(settled(stage.state_dir())?) {
             return Err(Failure::Usage(format!(
                 "{} lies inside the state directory {}, which goes with the stage: choose another one",

@@ -15,7 +15,7 @@ use super::LeftOut;
 use super::job::Job;
 use super::place::beneath;
 use super::target::{self, STAGING};
-use crate::error::{Context, Error, Result};
+use crate::error::{Context, Result};
 use crate::layer::Stack;
 use crate::sys::at;
 
@@ -52,15 +52,15 @@ pub fn apply(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyRepor
         not_written: mapped.iter().skip(1).cloned().collect(),
         ..ApplyReport::default()
     };
-    let mut one = || {
+    let begin = || {
         let dir = target::settle(dir)?;
         target::check(&dir)?;
         make_missing(&dir)?;
         let top = at::open_dir(AT_FDCWD, &dir)?;
-        let job = Job::begin(stack, 0, (top, &dir), None, &[], STAGING)?;
-        run(stack, job, &mut report)
+        Job::begin(stack, 0, (top, &dir), None, &[], STAGING)
     };
-    one().map_err(|error: Error| error.context(format!("apply to {}", dir.display())))?;
+    let job = begin().context(|| format!("apply to {}", dir.display()))?;
+    run(stack, vec![job], &mut report)?;
     Ok(report)
 }
 
@@ -71,25 +71,27 @@ pub fn apply(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyRepor
 /// As [`apply`].
 pub fn apply_all(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyReport> {
     let mut report = ApplyReport::default();
-    let mut each = || {
+    let begin = || {
         let dir = target::settle(dir)?;
         make_missing(&dir)?;
         let top = at::open_dir(AT_FDCWD, &dir)?;
+        let mut jobs = Vec::new();
         for (index, path) in mapped.iter().enumerate() {
             let context = || path.display().to_string();
             let Some((holder, name)) = holder_of(stack, index, path)? else {
                 continue;
             };
             let inner = holder.strip_prefix("/").unwrap_or(holder);
-            let holder = make_dirs(&top, inner).context(context)?;
+            let top = make_dirs(&top, inner).context(context)?;
             let whole = dir.join(inner);
-            Job::begin(stack, index, (holder, &whole), name, &[], STAGING)
-                .and_then(|job| run(stack, job, &mut report))
-                .context(context)?;
+            let job = Job::begin(stack, index, (top, &whole), name, &jobs, STAGING);
+            jobs.push(job.context(context)?);
         }
-        Ok(())
+        Ok(jobs)
     };
-    each().map_err(|error: Error| error.context(format!("apply to {}", dir.display())))?;
+    let begun: Result<Vec<Job>> = begin();
+    let jobs = begun.context(|| format!("apply to {}", dir.display()))?;
+    run(stack, jobs, &mut report)?;
     Ok(report)
 }
 
@@ -110,17 +112,35 @@ pub fn holder_of<'a>(
     }))
 }
 
-fn run(stack: &Stack, mut job: Job, report: &mut ApplyReport) -> Result<()> {
-    let done = job
-        .stage(stack)
-        .and_then(|()| job.check())
-        .and_then(|()| job.carry_out(report));
-    if done.is_err()
-        && let Err(second) = job.sweep()
-    {
-        log::warn!("{second}");
+/// Stages all before anything takes its place.
+fn run(stack: &Stack, mut jobs: Vec<Job>, report: &mut ApplyReport) -> Result<()> {
+    let done = stage(stack, &mut jobs).and_then(|()| {
+        jobs.iter().try_for_each(|job| {
+            let done = job.carry_out(report);
+            done.context(|| format!("apply to {}", job.target.path().display()))
+        })
+    });
+    if done.is_err() {
+        for job in &jobs {
+            if let Err(second) = job.sweep() {
+                log::warn!("{second}");
+            }
+        }
     }
     done
+}
+
+/// Stages jobs, and sees that nothing is in their way.
+///
+/// # Errors
+/// What it is, with the path.
+pub fn stage(stack: &Stack, jobs: &mut [Job]) -> Result<()> {
+    for job in jobs {
+        job.stage(stack)
+            .and_then(|()| job.check())
+            .context(|| format!("apply to {}", job.target.path().display()))?;
+    }
+    Ok(())
 }
 
 /// The daemon has no umask, and a directory that is no part of the tree has no

@@ -13,7 +13,7 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use serde::{Deserialize, Serialize};
 
 use super::ApplyReport;
-use super::apply::holder_of;
+use super::apply::{holder_of, stage};
 use super::job::{Job, Target};
 use super::place::beneath;
 use super::target::{self, STAGING_IN_PLACE};
@@ -63,7 +63,9 @@ impl InPlace {
         // So that a death while staging leaves nothing behind in the base.
         in_place.write(false, state_dir)?;
         failpoint::hit("apply-before-stage");
-        let staged = in_place.stage(stack).and_then(|()| {
+        let staged = stage(stack, &mut in_place.jobs).and_then(|()| {
+            // The record must not survive a loss of power that its content does not.
+            in_place.jobs.iter().try_for_each(Job::sync)?;
             failpoint::hit("apply-before-plan");
             in_place.write(true, state_dir)
         });
@@ -93,16 +95,6 @@ impl InPlace {
         Ok(())
     }
 
-    fn stage(&mut self, stack: &Stack) -> Result<()> {
-        for job in &mut self.jobs {
-            job.stage(stack)
-                .and_then(|()| job.check())
-                .and_then(|()| job.sync())
-                .context(|| format!("apply to {}", job.target.dir.display()))?;
-        }
-        Ok(())
-    }
-
     fn write(&self, staged: bool, state_dir: &Path) -> Result<()> {
         let paths = self.not_written.iter();
         let record = Record {
@@ -123,7 +115,7 @@ impl InPlace {
         }
         for job in &self.jobs {
             job.sweep()
-                .context(|| job.target.dir.display().to_string())?;
+                .context(|| job.target.path().display().to_string())?;
         }
         journal::remove_apply(state_dir)
     }
@@ -142,7 +134,7 @@ impl InPlace {
         for job in &self.jobs {
             job.check()
                 .and_then(|()| job.carry_out(&mut report))
-                .context(|| job.target.dir.display().to_string())
+                .context(|| job.target.path().display().to_string())
                 .map_err(|error| {
                     let text = format!(
                         "the tree is written in part and nothing is lost; `harness-fs unmount` \

@@ -19,7 +19,7 @@ mod groups;
 mod head;
 mod invalidate;
 mod join;
-pub mod journal;
+pub(crate) mod journal;
 pub mod mapped;
 mod merge;
 mod names;

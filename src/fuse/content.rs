@@ -8,6 +8,7 @@ use super::convert::errno;
 use super::filesystem::Adapter;
 use super::serving::Serving;
 use super::stats::Op;
+use crate::layer::copy_up::Extent;
 
 thread_local! {
     /// Kept from read to read: the pages of a fresh one cost as much as copying
@@ -66,15 +67,13 @@ impl Adapter {
         let append = write.append && self.inner.view.is_live();
         // True if it went elsewhere than the kernel thinks.
         let serve = move |inner: &Serving, data: &[u8], reply: ReplyWrite| {
-            let at = if append {
-                inner.view.end_of_file(write.handle)
+            let kill = write.kill_privileges;
+            let written = if append {
+                inner.view.append(write.handle, data, kill)
             } else {
-                Ok(write.offset)
+                let done = inner.view.write(write.handle, write.offset, data, kill);
+                done.map(|count| (write.offset, count))
             };
-            let written = at.and_then(|at| {
-                let kill = write.kill_privileges;
-                Ok((at, inner.view.write(write.handle, at, data, kill)?))
-            });
             match written {
                 Ok((at, count)) => {
                     reply.written(u32::try_from(count).unwrap_or(u32::MAX));
@@ -87,7 +86,7 @@ impl Adapter {
             }
         };
         // Sealed under the handle: the write copies the file up first.
-        if self.inner.view.copies_much(ino.0) {
+        if self.inner.view.copies_much(ino.0, Extent::Whole) {
             let data = data.to_vec();
             self.maybe_slow(Op::Write, true, move |inner| {
                 if serve(inner, &data, reply) {

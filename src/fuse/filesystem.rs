@@ -17,7 +17,8 @@ use super::convert::{FOREVER, decode_device, errno, file_attr, kind, set_time};
 use super::modes::Modes;
 use super::serving::{Serving, caller, done, is_writable, open_flags, reply_bytes};
 use super::stats::{Op, Stats};
-use super::workers::{Workers, run};
+use super::workers::Workers;
+use crate::layer::copy_up::Extent;
 use crate::view::{RenameMode, SetAttr, SetXattr, View, Whence};
 
 /// What INIT agreed on with the kernel.
@@ -70,31 +71,6 @@ impl Adapter {
     /// Where the notifier has to be put once the session exists.
     pub fn notifier_slot(&self) -> Arc<OnceLock<Notifier>> {
         self.inner.notifier.clone()
-    }
-
-    /// Serves a request on this thread. A panic answers it with `EIO`.
-    pub(super) fn here(&self, op: Op, job: impl FnOnce(&Serving)) {
-        let inner = &*self.inner;
-        inner.stats.count(op);
-        inner.stats.begin(0);
-        run(|| job(inner));
-        inner.stats.end(0);
-    }
-
-    /// Serves a request here, or on a worker if it may take long.
-    pub(super) fn maybe_slow(
-        &self,
-        op: Op,
-        slow: bool,
-        job: impl FnOnce(&Serving) + Send + 'static,
-    ) {
-        if slow {
-            self.inner.stats.count(op);
-            let inner = self.inner.clone();
-            self.workers.give(move || job(&inner));
-        } else {
-            self.here(op, job);
-        }
     }
 }
 
@@ -193,7 +169,12 @@ impl Filesystem for Adapter {
             mtime: set_time(mtime),
             unprivileged: request.uid() != 0,
         };
-        let slow = size.is_some() && self.inner.view.copies_much(ino.0);
+        let extent = match size {
+            None => Extent::Metadata,
+            Some(0) => Extent::Empty,
+            Some(_) => Extent::Whole,
+        };
+        let slow = self.inner.view.copies_much(ino.0, extent);
         self.maybe_slow(Op::Setattr, slow, move |inner| {
             inner.reply_attr(inner.view.setattr(ino.0, &set), reply);
         });
@@ -290,13 +271,7 @@ impl Filesystem for Adapter {
         } else {
             return reply.error(fuser::Errno::EINVAL);
         };
-        self.here(Op::Rename, |inner| {
-            let view = &inner.view;
-            done(
-                view.rename(parent.0, name, to_parent.0, to_name, mode),
-                reply,
-            );
-        });
+        self.serve_rename((parent, name), (to_parent, to_name), mode, reply);
     }
 
     fn link(
@@ -307,7 +282,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
-        let slow = self.inner.view.copies_much(ino.0);
+        let slow = self.inner.view.copies_much(ino.0, Extent::Whole);
         let name = name.to_os_string();
         self.maybe_slow(Op::Link, slow, move |inner| {
             inner.reply_entry(inner.view.link(ino.0, parent.0, &name), reply);
@@ -318,9 +293,11 @@ impl Filesystem for Adapter {
         let flags = open_flags(flags);
         let unprivileged = request.uid() != 0;
         let writable = is_writable(flags);
-        let slow = (writable || flags.contains(OFlag::O_TRUNC))
-            && !flags.contains(OFlag::O_TRUNC)
-            && self.inner.view.copies_much(ino.0);
+        let extent = match flags.contains(OFlag::O_TRUNC) {
+            true => Some(Extent::Empty),
+            false => writable.then_some(Extent::Whole),
+        };
+        let slow = extent.is_some_and(|extent| self.inner.view.copies_much(ino.0, extent));
         self.maybe_slow(Op::Open, slow, move |inner| {
             match inner.view.open(ino.0, flags, unprivileged) {
                 Ok(opened) => {
@@ -571,8 +548,10 @@ impl Filesystem for Adapter {
         } else {
             SetXattr::Any
         };
-        self.here(Op::Setxattr, |inner| {
-            done(inner.view.setxattr(ino.0, name, value, how), reply);
+        let slow = self.inner.view.copies_much(ino.0, Extent::Metadata);
+        let (name, value) = (name.to_os_string(), value.to_vec());
+        self.maybe_slow(Op::Setxattr, slow, move |inner| {
+            done(inner.view.setxattr(ino.0, &name, &value, how), reply);
         });
     }
 
@@ -610,8 +589,10 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.here(Op::Removexattr, |inner| {
-            done(inner.view.removexattr(ino.0, name), reply)
+        let slow = self.inner.view.copies_much(ino.0, Extent::Metadata);
+        let name = name.to_os_string();
+        self.maybe_slow(Op::Removexattr, slow, move |inner| {
+            done(inner.view.removexattr(ino.0, &name), reply)
         });
     }
 

@@ -7,6 +7,7 @@ mod filesystem;
 mod modes;
 mod serving;
 mod session;
+mod slow;
 mod stats;
 mod workers;
 

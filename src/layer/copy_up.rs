@@ -181,6 +181,55 @@ pub fn prepare(
     }
 }
 
+/// Copies the content of a file, `size` bytes, which may take long, without
+/// showing it: for a copy of metadata that is to be whole.
+///
+/// # Errors
+/// What the disk reports, `ENOSPC` above all; then nothing is left.
+pub fn content(open: &OpenLayer, from: &OwnedFd, size: u64) -> Result<Prepared> {
+    let temporary = open.temporary();
+    let make = || {
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
+        let file = at::open(open, &temporary, flags, 0o600)?;
+        copy::file(from, &file, size)
+    };
+    match make() {
+        Ok(()) => Ok(Prepared { temporary }),
+        Err(error) => {
+            open.drop_temporary(&temporary);
+            Err(error.context("copy-up of content"))
+        }
+    }
+}
+
+/// Puts content in the place of the copy of metadata at `to`, with the metadata
+/// that this has now. Nobody else changes it meanwhile.
+///
+/// The file is replaced, not filled: a seal may come in between, and a write
+/// would change the times and take `security.capability`.
+///
+/// # Errors
+/// What the disk reports; then nothing has changed.
+pub fn complete(open: &OpenLayer, content: &Prepared, to: &Path, ino: Ino) -> Result<()> {
+    let temporary = &content.temporary;
+    let attr = at::stat(open, to)?.attr;
+    at::chown(open, temporary, Some(attr.uid), Some(attr.gid))?;
+    at::chmod(open, temporary, attr.perm)?;
+    for name in xattr::list(open, to)? {
+        let ours = [marker::METACOPY, marker::REDIRECT, marker::INO];
+        if ours.iter().any(|ours| name == *ours) {
+            continue;
+        }
+        if let Some(value) = xattr::get(open, to, &name)? {
+            xattr::set(open, temporary, &name, &value, 0)?;
+        }
+    }
+    set_ino(open, temporary, ino, false)?;
+    let (atime, mtime) = (SetTime::To(attr.atime), SetTime::To(attr.mtime));
+    at::utimens(open, temporary, atime, mtime)?;
+    put(open, temporary, to, false)
+}
+
 /// Where in the open layer a copy belongs.
 #[derive(Clone, Copy, Debug)]
 pub enum Spot<'a> {

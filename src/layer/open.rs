@@ -264,7 +264,7 @@ impl OpenLayer {
     /// Moves what lies at `from` to `to`, over a whiteout or a file.
     ///
     /// # Errors
-    /// As renameat2(2).
+    /// As renameat2(2); `EEXIST` for a directory where one lies already.
     pub fn put(&self, from: &Path, to: &Path, is_dir: bool, over_whiteout: bool) -> Result<()> {
         if is_dir && over_whiteout {
             // rename(2) does not put a directory over a file: change places.
@@ -272,7 +272,12 @@ impl OpenLayer {
             self.drop_temporary(from);
             return Ok(());
         }
-        at::rename(&self.dir, from, &self.dir, to, RenameFlags::empty())
+        // An empty directory would be replaced without a word.
+        let flags = match is_dir {
+            true => RenameFlags::RENAME_NOREPLACE,
+            false => RenameFlags::empty(),
+        };
+        at::rename(&self.dir, from, &self.dir, to, flags)
     }
 
     /// Gives the file at `from` the further name `to`, where a whiteout lies.

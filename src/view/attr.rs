@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
@@ -14,7 +15,7 @@ use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::copy_up::Extent;
 use crate::sys::at::{self, SetTime};
-use crate::tree::{Attr, Ino, Kind};
+use crate::tree::{Attr, Ino, Kind, Time};
 
 /// What to change of an inode; `None` leaves as is.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,6 +112,52 @@ fn change_detached(fd: &OwnedFd, set: &SetAttr) -> Result<()> {
         at::futimens(fd, atime, mtime)?;
     }
     Ok(())
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let since = since.unwrap_or_default();
+    Time {
+        sec: since.as_secs().cast_signed(),
+        nsec: since.subsec_nanos(),
+    }
+}
+
+/// Changes what is left of a removed inode, for who still holds it: a directory
+/// by a descriptor, a file by `O_PATH`.
+fn change_gone(node: &Node, set: &SetAttr) -> Result<Attr> {
+    let gone = node.gone();
+    let mut inner = node.inner.write();
+    let Here::Gone(attr) = &mut inner.here else {
+        return Err(Errno::ESTALE.into());
+    };
+    if gone != Errno::ENOENT || set.size.is_some() {
+        return Err(gone.into());
+    }
+    if set.uid.is_some() || set.gid.is_some() || set.only_drops_privileges() {
+        if node.kind == Kind::File {
+            attr.perm = without_privileges(attr.perm);
+        }
+        attr.uid = set.uid.unwrap_or(attr.uid);
+        attr.gid = set.gid.unwrap_or(attr.gid);
+    }
+    attr.perm = set.perm.unwrap_or(attr.perm);
+    let now = now();
+    for (time, change) in [
+        (&mut attr.atime, set.atime),
+        (&mut attr.mtime, set.mtime),
+        (&mut attr.ctime, Some(SetTime::Now)),
+    ] {
+        match change {
+            Some(SetTime::To(to)) => *time = to,
+            Some(SetTime::Now) => *time = now,
+            _ => {}
+        }
+    }
+    Ok(Attr {
+        ino: node.ino,
+        ..**attr
+    })
 }
 
 impl View {
@@ -216,15 +263,15 @@ impl View {
             self.copy_up(&node, extent)?;
             let state = self.layers()?;
             self.refresh(&state, &node)?;
-            let detached = match &node.inner.read().here {
+            let here = node.inner.read().here.clone();
+            match here {
                 Here::Detached { sealed: true, .. } => return Err(Errno::ESTALE.into()),
-                Here::Detached { fd, .. } => Some(fd.clone()),
-                Here::Gone(_) => return Err(Errno::ENOENT.into()),
-                _ => None,
-            };
-            if let Some(fd) = detached {
-                change_detached(&fd, set)?;
-                return self.attributes(&state, &node);
+                Here::Detached { fd, .. } => {
+                    change_detached(&fd, set)?;
+                    return self.attributes(&state, &node);
+                }
+                Here::Gone(_) => return change_gone(&node, set),
+                _ => {}
             }
             let done = node.in_place(|| {
                 let path = self.ready_path(&node, extent)?;
@@ -292,7 +339,7 @@ impl View {
         match here {
             Here::Below { stack, found } => stack.readlink(&found),
             _ => node.in_place(|| {
-                let path = node.upper_path().ok_or(Errno::ENOENT)?;
+                let path = node.upper_path().ok_or(node.gone())?;
                 at::readlink(&*state.open, &path)
             }),
         }

@@ -8,60 +8,70 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::lookup::Resolved;
 use super::node::{Content, DirHere, Here, Inherit, Inner, Node, OpenFile, UpperAt};
 use super::refresh::last_attributes;
 use super::{Layers, View};
 use crate::error::Result;
-use crate::layer::copy_up::{self, Extent, Spot};
+use crate::layer::copy_up::{self, Extent, Prepared, Spot};
 use crate::layer::{OpenLayer, Stack, TREE};
-use crate::sys::at::{self, SetTime};
-use crate::sys::{copy, xattr};
-use crate::tree::union::Found;
-use crate::tree::{Kind, marker};
+use crate::sys::{at, xattr};
+use crate::tree::union::{Found, Part};
+use crate::tree::{Ino, Kind, marker};
 
 /// Files larger than this are copied by a worker, not by the thread that reads
 /// requests, in bytes.
 const SLOW: u64 = 128 << 10;
 
-const CAPABILITY: &str = "security.capability";
-
 /// What is left to do for a file, found under the lock, done without it.
 enum Work {
     Nothing,
     Copy(Stack, Arc<Found>),
-    Complete {
-        from: OwnedFd,
-        to: OwnedFd,
-        size: u64,
-        /// `security.capability`, which the kernel takes from a file that is
-        /// written; but nobody changed this one yet.
-        capability: Option<Vec<u8>>,
-    },
-}
-
-/// Gives a copy of the metadata its content.
-fn complete(from: &OwnedFd, to: &OwnedFd, size: u64, capability: Option<&[u8]>) -> Result<()> {
-    copy::file(from, to, size)?;
-    match capability {
-        Some(capability) => xattr::fset(to, CAPABILITY, capability),
-        None => Ok(()),
-    }
+    /// Give a copy of the metadata its content, which lies here, so many bytes.
+    Complete(Stack, Part, u64),
 }
 
 impl View {
-    /// True when a copy-up to write this inode may take so long that the thread
-    /// that reads requests should not do it.
-    pub fn copies_much(&self, ino: crate::tree::Ino) -> bool {
-        let Ok(node) = self.node(ino) else {
-            return false;
-        };
+    /// True when a copy-up of this inode to such an extent may take so long, or
+    /// wait so long for another, that the thread that reads requests should not
+    /// do it.
+    pub fn copies_much(&self, ino: Ino, extent: Extent) -> bool {
+        self.node(ino)
+            .is_ok_and(|node| self.node_copies_much(&node, extent))
+    }
+
+    pub(super) fn node_copies_much(&self, node: &Arc<Node>, extent: Extent) -> bool {
         if node.kind != Kind::File {
             return false;
         }
-        let much = match &node.inner.read().here {
-            Here::Below { found, .. } => found.attr.size > SLOW,
-            Here::Upper { content, .. } => matches!(content, Content::Below { .. }),
-            _ => false,
+        if self.live {
+            // A seal may have moved it down since.
+            let Ok(state) = self.layers() else {
+                return false;
+            };
+            if self.refresh(&state, node).is_err() {
+                return false;
+            }
+        }
+        let much = {
+            let inner = node.inner.read();
+            match &inner.here {
+                Here::Below { found, .. } => {
+                    // Only a copy under the one name there is can point at where
+                    // the content lies.
+                    let points = found.attr.nlink <= 1 && inner.place.is_some();
+                    let content = match extent {
+                        Extent::Whole => true,
+                        Extent::Metadata => !points,
+                        Extent::Empty => false,
+                    };
+                    content && found.attr.size > SLOW
+                }
+                Here::Upper { content, .. } => {
+                    matches!(content, Content::Below { .. }) && extent == Extent::Whole
+                }
+                _ => false,
+            }
         };
         // Somebody may be at it already, whom the request would have to wait for.
         much || node.copying.try_lock().is_none()
@@ -89,15 +99,26 @@ impl View {
             marks: Default::default(),
             parts: dir.below.to_vec(),
         };
-        copy_up::directory(
-            &state.open,
-            &state.stack,
-            &found,
-            &Path::new(TREE).join(path),
-        )?;
-        let dir = DirHere { upper: true, ..dir };
+        let to = Path::new(TREE).join(path);
+        let dir = match copy_up::directory(&state.open, &state.stack, &found, &to) {
+            Ok(()) => DirHere { upper: true, ..dir },
+            Err(error) if error.errno() == Errno::EEXIST => {
+                self.upper_again(state, node)?.ok_or(error)?
+            }
+            Err(error) => return Err(error),
+        };
         node.inner.write().here = Here::Dir(dir.clone());
         Ok(dir)
+    }
+
+    /// A directory that is in the open layer already, whatever its node says.
+    fn upper_again(&self, state: &Layers, node: &Arc<Node>) -> Result<Option<DirHere>> {
+        let place = node.place().ok_or(Errno::ENOENT)?;
+        let resolved = self.resolve(state, &place.parent, &place.name)?;
+        Ok(resolved.and_then(|resolved| match resolved.here {
+            Here::Dir(dir) if dir.upper => Some(dir),
+            _ => None,
+        }))
     }
 
     /// Brings an inode into the open layer, to the extent asked for. Takes no
@@ -105,7 +126,11 @@ impl View {
     pub(super) fn copy_up(&self, node: &Arc<Node>, extent: Extent) -> Result<()> {
         if node.is_dir() {
             let state = self.layers()?;
-            self.ensure_upper(&state, node)?;
+            self.refresh(&state, node)?;
+            // What is removed has no place to be copied to.
+            if node.dir().is_some() {
+                self.ensure_upper(&state, node)?;
+            }
             return Ok(());
         }
         {
@@ -158,38 +183,66 @@ impl View {
                         continue;
                     }
                     let prepared = prepared?;
-                    if self.place_copy(&state, node, &found, &prepared, extent)? {
+                    let placed = self.place_copy(&state, node, &found, &prepared, extent);
+                    if !matches!(placed, Ok(true)) {
+                        copy_up::drop_prepared(&state.open, &prepared);
+                    }
+                    if placed? {
                         return Ok(());
                     }
-                    copy_up::drop_prepared(&state.open, &prepared);
                 }
-                Work::Complete {
-                    from,
-                    to,
-                    size,
-                    capability,
-                } => {
-                    let before = at::fstat(&to)?.attr;
-                    if extent == Extent::Whole {
-                        complete(&from, &to, size, capability.as_deref())?;
-                    }
+                Work::Complete(stack, part, size) => {
+                    let content = || -> Result<Option<Prepared>> {
+                        if extent != Extent::Whole {
+                            return Ok(None);
+                        }
+                        let from = stack.layer(part.layer).open(&part.path)?;
+                        Ok(Some(copy_up::content(&open, &from, size)?))
+                    };
+                    let content = content();
                     let state = self.layers()?;
                     if state.generation != generation {
                         continue;
                     }
-                    let path = node.upper_path().ok_or(Errno::ENOENT)?;
-                    copy_up::drop_metacopy(&open, &path)?;
-                    let (atime, mtime) = (SetTime::To(before.atime), SetTime::To(before.mtime));
-                    at::futimens(&to, atime, mtime)?;
-                    let mut inner = node.inner.write();
-                    if let Here::Upper { content, .. } = &mut inner.here {
-                        *content = Content::Whole;
+                    let content = content?;
+                    let done =
+                        node.in_place_alone(|| self.complete(&state, node, content.as_ref()));
+                    if !matches!(done, Ok(true))
+                        && let Some(content) = &content
+                    {
+                        copy_up::drop_prepared(&state.open, content);
                     }
-                    inner.file = None;
-                    return Ok(());
+                    if done? {
+                        return Ok(());
+                    }
                 }
             }
         }
+    }
+
+    /// Makes a copy of metadata a whole file, with this content, or with none
+    /// for who empties it next. False if it is no longer such a copy.
+    fn complete(&self, state: &Layers, node: &Node, content: Option<&Prepared>) -> Result<bool> {
+        let below = matches!(
+            node.inner.read().here,
+            Here::Upper {
+                content: Content::Below { .. },
+                ..
+            }
+        );
+        let Some(path) = node.upper_path().filter(|_| below) else {
+            return Ok(false);
+        };
+        match content {
+            Some(content) => copy_up::complete(&state.open, content, &path, node.ino)?,
+            None => copy_up::drop_metacopy(&state.open, &path)?,
+        }
+        let mut inner = node.inner.write();
+        if let Here::Upper { content, .. } = &mut inner.here {
+            *content = Content::Whole;
+        }
+        inner.file = None;
+        Ok(true)
     }
 
     fn settled(&self, node: &Node, extent: Extent) -> bool {
@@ -210,16 +263,11 @@ impl View {
                 content: Content::Below { stack, part },
                 ..
             } if extent != Extent::Metadata => {
-                let path = node.upper_path().ok_or(Errno::ENOENT)?;
-                let to = at::open(&*state.open, &path, OFlag::O_RDWR, 0)?;
-                let size = at::fstat(&to)?.attr.size;
-                let from = stack.layer(part.layer).open(&part.path)?;
-                Ok(Work::Complete {
-                    from,
-                    to,
-                    size,
-                    capability: xattr::get(&*state.open, &path, CAPABILITY)?,
-                })
+                let stat = || {
+                    let path = node.upper_path().ok_or(Errno::ENOENT)?;
+                    at::stat(&*state.open, &path)
+                };
+                Ok(Work::Complete(stack, part, node.in_place(stat)?.attr.size))
             }
             _ => Ok(Work::Nothing),
         }
@@ -267,6 +315,19 @@ impl View {
         if !as_before(&node.inner.read()) {
             return Ok(false);
         }
+        if self.live
+            && let Some(place) = &place
+        {
+            match self.resolve(state, &place.parent, &place.name)? {
+                Some(Resolved { attr, here }) if attr.ino == node.ino => {
+                    if !matches!(here, Here::Below { .. }) {
+                        return Ok(false);
+                    }
+                }
+                // The copy must never cover another file.
+                _ => return Err(Errno::ESTALE.into()),
+            }
+        }
         let name = place.as_ref().map(|at| at.parent.upper_child(&at.name));
         let spot = match (at, &name) {
             (UpperAt::Name, Some(name)) => Spot::Name(name),
@@ -297,21 +358,11 @@ impl View {
     /// Copies what an unlinked file still has below: it is about to be no more
     /// than a descriptor. Nothing else runs meanwhile.
     pub(super) fn complete_orphan(&self, state: &Layers, node: &Node) -> Result<()> {
-        if let Work::Complete {
-            from,
-            to,
-            size,
-            capability,
-        } = self.work(state, node, Extent::Whole)?
-        {
-            let before = at::fstat(&to)?.attr;
-            complete(&from, &to, size, capability.as_deref())?;
-            at::futimens(&to, SetTime::To(before.atime), SetTime::To(before.mtime))?;
-            let mut inner = node.inner.write();
-            if let Here::Upper { content, .. } = &mut inner.here {
-                *content = Content::Whole;
-            }
-            inner.file = None;
+        if let Work::Complete(stack, part, size) = self.work(state, node, Extent::Whole)? {
+            let from = stack.layer(part.layer).open(&part.path)?;
+            let content = copy_up::content(&state.open, &from, size)?;
+            self.complete(state, node, Some(&content))
+                .inspect_err(|_| copy_up::drop_prepared(&state.open, &content))?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::node::{Content, DirHere, Here, Inherit, Node, OpenFile, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::copy_up::make_node;
-use crate::layer::set_ino;
+use crate::layer::{OpenLayer, set_ino};
 use crate::sys::{at, xattr};
 use crate::tree::listing::Listed;
 use crate::tree::marker::{INO, OPAQUE};
@@ -174,8 +174,8 @@ impl View {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
             let file = at::open(open, path, flags, perm)?;
             number_file(&file, ino)?;
-            if self.own(&state, path, caller, &inherit)? && perm & 0o6000 != 0 {
-                at::chmod(open, path, perm)?;
+            if self.own(&state, path, caller, &inherit)? {
+                restore_bits(open, path, perm & 0o6000)?;
             }
             let attr = at::fstat(&file)?.attr;
             Ok((file, attr))
@@ -214,10 +214,7 @@ impl View {
             at::mkdir(open, path, perm)?;
             self.own(&state, path, caller, &inherit)?;
             // mkdir(2) does not take the sticky bit on every disk.
-            if perm & 0o1000 != 0 {
-                let made = at::stat(open, path)?.attr.perm;
-                at::chmod(open, path, made | 0o1000)?;
-            }
+            restore_bits(open, path, perm & 0o1000)?;
             if slot.whiteout {
                 open.mark(path, ino, OPAQUE, OsStr::new("y"))?;
             } else {
@@ -262,8 +259,8 @@ impl View {
                 make_node(open, path, kind, rdev, ino)?;
                 at::chmod(open, path, perm)?;
             }
-            if self.own(state, path, caller, inherit)? && perm & 0o6000 != 0 {
-                at::chmod(open, path, perm)?;
+            if self.own(state, path, caller, inherit)? {
+                restore_bits(open, path, perm & 0o6000)?;
             }
             Ok(Attr {
                 kind,
@@ -318,6 +315,16 @@ impl View {
         self.enter(&state, &parent, name, attr, here);
         Ok(attr)
     }
+}
+
+/// Gives a new entry bits that it should have from the start, and leaves the
+/// rest of the mode as the directory's default ACL made it.
+fn restore_bits(open: &OpenLayer, path: &Path, bits: u32) -> Result<()> {
+    if bits == 0 {
+        return Ok(());
+    }
+    let made = at::stat(open, path)?.attr.perm;
+    at::chmod(open, path, made | bits)
 }
 
 fn number_file(file: &OwnedFd, ino: Ino) -> Result<()> {

@@ -1,6 +1,6 @@
 //! open, read, write, release, fsync, fallocate, lseek, copy_file_range.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +9,7 @@ use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
 
 use super::attr::without_privileges;
-use super::node::{Content, Here, Node, UpperAt};
+use super::node::{Content, Here, Node};
 use super::refresh::last_attributes;
 use super::{Handle, Layers, View};
 use crate::error::Result;
@@ -66,6 +66,7 @@ impl View {
         };
         loop {
             if let Some(extent) = extent {
+                self.refuse_taken(&node)?;
                 self.copy_up(&node, extent)?;
             }
             let state = self.layers()?;
@@ -73,8 +74,11 @@ impl View {
             // Nobody removes the name between a look at the inode and the
             // counting of the handle.
             let opened = node.in_place(|| -> Result<Option<bool>> {
-                if let Here::Gone(_) = node.inner.read().here {
-                    return Err(Errno::ESTALE.into());
+                {
+                    let inner = node.inner.read();
+                    if matches!(inner.here, Here::Gone(_)) || extent.is_some() && inner.taken {
+                        return Err(Errno::ESTALE.into());
+                    }
                 }
                 if empties {
                     if !self.writable_now(&node) {
@@ -100,6 +104,19 @@ impl View {
                 passthrough,
             });
         }
+    }
+
+    /// Who asks by path to write a file may mean what a merge has put in its
+    /// place just now: `ESTALE` has the kernel look the name up again.
+    fn refuse_taken(&self, node: &Arc<Node>) -> Result<()> {
+        if self.live {
+            let state = self.layers()?;
+            self.refresh(&state, node)?;
+            if node.inner.read().taken {
+                return Err(Errno::ESTALE.into());
+            }
+        }
+        Ok(())
     }
 
     fn may_pass(&self, state: &Layers, node: &Node) -> Result<bool> {
@@ -176,16 +193,11 @@ impl View {
             return;
         }
         let last = last.unwrap_or_else(|_| last_attributes(node, &inner.here));
-        let gone = Here::Gone(Box::new(Attr { nlink: 0, ..last }));
-        let before = std::mem::replace(&mut inner.here, gone);
+        let orphan = inner.is_orphan();
+        inner.here = Here::Gone(Box::new(Attr { nlink: 0, ..last }));
         drop(inner);
-        if let Here::Upper {
-            at: UpperAt::Orphan,
-            ..
-        } = before
-            && let Err(error) = at::unlink(&*state.open, &OpenLayer::orphan_path(node.ino))
-        {
-            log::warn!("orphan {}: {error}", node.ino);
+        if orphan {
+            remove_orphan(state, node.ino);
         }
     }
 
@@ -236,19 +248,6 @@ impl View {
         }
     }
 
-    /// Where an append has to go. A merge may have changed the length of a file
-    /// of a live view since the kernel last asked, and the kernel puts an append
-    /// where it believes the end to be.
-    ///
-    /// # Errors
-    /// `EBADF`, or as fstat(2).
-    pub fn end_of_file(&self, handle: u64) -> Result<u64> {
-        let node = self.handle(handle)?;
-        let state = self.layers()?;
-        self.refresh(&state, &node)?;
-        Ok(self.attributes(&state, &node)?.size)
-    }
-
     /// Writes at `offset`. In a live view the file may have been sealed under
     /// the handle; then it is copied up first.
     ///
@@ -261,31 +260,20 @@ impl View {
         data: &[u8],
         unprivileged: bool,
     ) -> Result<usize> {
-        let node = self.handle(handle)?;
-        loop {
-            self.copy_up(&node, Extent::Whole)?;
-            // Held while writing: a seal waits for the write to be in the file.
-            let state = self.layers()?;
-            self.refresh(&state, &node)?;
-            if !self.writable_now(&node) {
-                continue;
-            }
-            let file = self.kept_content(&state, &node, true)?;
-            if unprivileged {
-                drop_privileges(&file)?;
-            }
-            let mut done = 0;
-            while done < data.len() {
-                let at = (offset + done as u64).cast_signed();
-                match nix::sys::uio::pwrite(&*file, &data[done..], at) {
-                    Ok(count) => done += count,
-                    Err(Errno::EINTR) => {}
-                    Err(_) if done > 0 => break,
-                    Err(errno) => return Err(errno.into()),
-                }
-            }
-            return Ok(done);
-        }
+        self.changing(handle, |_, file| put(file, offset, data, unprivileged))
+    }
+
+    /// Writes at the end, and tells where that was. A merge may have changed
+    /// the length of a file of a live view since the kernel last asked, and the
+    /// kernel puts an append where it believes the end to be.
+    ///
+    /// # Errors
+    /// As [`View::write`].
+    pub fn append(&self, handle: u64, data: &[u8], unprivileged: bool) -> Result<(u64, usize)> {
+        self.changing(handle, |_, file| {
+            let end = at::fstat(file)?.attr.size;
+            Ok((end, put(file, end, data, unprivileged)?))
+        })
     }
 
     fn writable_now(&self, node: &Node) -> bool {
@@ -299,15 +287,22 @@ impl View {
         )
     }
 
-    /// The content behind a handle for an operation that changes it.
-    fn changeable(&self, handle: u64) -> Result<Arc<OwnedFd>> {
+    /// Runs `change` on the content behind a handle. The layers stay what they
+    /// are meanwhile: a seal waits, so that nothing is written to what it has
+    /// sealed. `change` must not take long.
+    fn changing<T>(
+        &self,
+        handle: u64,
+        change: impl FnOnce(&Layers, &OwnedFd) -> Result<T>,
+    ) -> Result<T> {
         let node = self.handle(handle)?;
         loop {
             self.copy_up(&node, Extent::Whole)?;
             let state = self.layers()?;
             self.refresh(&state, &node)?;
             if self.writable_now(&node) {
-                return self.kept_content(&state, &node, true);
+                let file = self.kept_content(&state, &node, true)?;
+                return change(&state, &file);
             }
         }
     }
@@ -339,10 +334,11 @@ impl View {
     /// # Errors
     /// As fallocate(2).
     pub fn fallocate(&self, handle: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
-        let file = self.changeable(handle)?;
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
-        nix::fcntl::fallocate(&*file, mode, offset.cast_signed(), length.cast_signed())?;
-        Ok(())
+        let (offset, length) = (offset.cast_signed(), length.cast_signed());
+        self.changing(handle, |_, file| {
+            Ok(nix::fcntl::fallocate(file, mode, offset, length)?)
+        })
     }
 
     /// The next data or hole from `offset` on.
@@ -376,21 +372,62 @@ impl View {
         to_offset: u64,
         length: u64,
     ) -> Result<u64> {
-        use std::os::fd::AsFd;
-        let target = self.changeable(to)?;
-        let node = self.handle(from)?;
-        let source = {
-            let state = self.layers()?;
-            self.refresh(&state, &node)?;
-            self.kept_content(&state, &node, false)?
-        };
-        copy::range(
-            source.as_fd(),
-            from_offset,
-            target.as_fd(),
-            to_offset,
-            length,
-        )
+        let source = self.handle(from)?;
+        let mut done = 0;
+        while done < length {
+            let step = (length - done).min(COPY_STEP);
+            let copied = self.changing(to, |state, target| {
+                self.refresh(state, &source)?;
+                let source = self.kept_content(state, &source, false)?;
+                copy::range(
+                    source.as_fd(),
+                    from_offset + done,
+                    target.as_fd(),
+                    to_offset + done,
+                    step,
+                )
+            });
+            match copied {
+                Ok(copied) => {
+                    done += copied;
+                    if copied < step {
+                        break;
+                    }
+                }
+                // What is copied already has to be told.
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
+}
+
+/// How much copy_file_range(2) copies while a seal has to wait for it, in bytes.
+const COPY_STEP: u64 = 8 << 20;
+
+/// Writes all of `data`, or as much as there is room for.
+fn put(file: &OwnedFd, offset: u64, data: &[u8], unprivileged: bool) -> Result<usize> {
+    if unprivileged {
+        drop_privileges(file)?;
+    }
+    let mut done = 0;
+    while done < data.len() {
+        let at = (offset + done as u64).cast_signed();
+        match nix::sys::uio::pwrite(file, &data[done..], at) {
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// Nobody has this unlinked file open any more.
+pub(super) fn remove_orphan(state: &Layers, ino: Ino) {
+    if let Err(error) = at::unlink(&*state.open, &OpenLayer::orphan_path(ino)) {
+        log::warn!("orphan {ino}: {error}");
     }
 }
 

@@ -25,8 +25,13 @@ impl View {
             return Err(Errno::EPERM.into());
         }
         loop {
-            if node.inner.read().unlinked {
-                return Err(Errno::ENOENT.into());
+            let unlinked = {
+                let state = self.layers()?;
+                self.refresh(&state, &node)?;
+                node.inner.read().unlinked
+            };
+            if unlinked {
+                return Err(node.gone().into());
             }
             self.copy_up(&node, Extent::Whole)?;
             let state = self.layers()?;
@@ -38,17 +43,18 @@ impl View {
             }
             let dir = self.ensure_upper(&state, &parent)?;
             let _names = parent.names.write();
-            let at = match &node.inner.read().here {
+            let here = node.inner.read().here.clone();
+            let at = match here {
                 Here::Upper {
                     at,
                     content: Content::Whole,
-                } if *at != UpperAt::Orphan => *at,
+                } if at != UpperAt::Orphan => at,
                 Here::Upper {
                     at: UpperAt::Orphan,
                     ..
                 }
                 | Here::Detached { .. }
-                | Here::Gone(_) => return Err(Errno::ENOENT.into()),
+                | Here::Gone(_) => return Err(node.gone().into()),
                 // The stack was replaced meanwhile.
                 _ => continue,
             };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::io::remove_orphan;
 use super::node::{Content, DirHere, Here, Node, Place, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::{Error, Result};
@@ -46,9 +47,33 @@ impl View {
         let Some(resolved) = self.resolve(state, parent, name)? else {
             return Ok(None);
         };
+        self.refresh_known(state, parent, name, resolved.attr.ino)?;
         let node = self.adopt(state, parent, name, resolved);
         let attr = self.attributes(state, &node)?;
         Ok(Some((node, attr)))
+    }
+
+    /// Looks an inode's other names up again, if there are such and the stack
+    /// has changed since they were seen; [`View::adopt`] forgets the stale ones.
+    fn refresh_known(
+        &self,
+        state: &Layers,
+        parent: &Arc<Node>,
+        name: &OsStr,
+        ino: Ino,
+    ) -> Result<()> {
+        let Ok(node) = self.node(ino) else {
+            return Ok(());
+        };
+        let others = {
+            let inner = node.inner.read();
+            let same = |place: &Place| place.is(parent, name);
+            inner.generation != state.generation && !inner.places().iter().all(same)
+        };
+        match others {
+            true => self.refresh(state, &node),
+            false => Ok(()),
+        }
     }
 
     /// Puts what a name resolved to into the inode table.
@@ -71,29 +96,30 @@ impl View {
         } else {
             attr.ino
         };
-        let entry = self.nodes.entry(ino);
-        let node = entry.or_insert_with(|| {
+        let new = || {
             let place = Some(place.clone());
-            Arc::new(Node::new(
-                ino,
-                attr.kind,
-                place,
-                state.generation,
-                here.clone(),
-            ))
-        });
+            let node = Node::new(ino, attr.kind, place, state.generation, here.clone());
+            Arc::new(node)
+        };
+        let node = self.nodes.entry(ino).or_insert_with(new).clone();
         let mut inner = node.inner.write();
-        let stale = inner.generation != state.generation || matches!(inner.here, Here::Gone(_));
-        if stale && !matches!(inner.here, Here::Detached { .. }) {
-            inner.generation = state.generation;
-            inner.here = here;
-            inner.file = None;
-            inner.listing = None;
-            inner.inherit = None;
+        // What was removed has a name again when a merge or a restore brought
+        // it back: then it is what the name shows.
+        let back = inner.unlinked || matches!(inner.here, Here::Gone(_) | Here::Detached { .. });
+        if inner.generation != state.generation || back {
+            let before = inner.places();
+            let orphan = inner.is_orphan();
+            inner.seat(state.generation, here, vec![place]);
+            drop(inner);
+            if orphan {
+                remove_orphan(state, ino);
+            }
+            self.evict_parents(before);
+        } else {
+            inner.add_place(node.kind, place);
+            drop(inner);
         }
-        inner.add_place(node.kind, place);
-        drop(inner);
-        node.clone()
+        node
     }
 
     fn mapped_root(&self, name: &OsStr) -> Option<Arc<Node>> {

@@ -8,6 +8,7 @@ mod attr;
 mod copy_up;
 mod create;
 mod dir;
+mod follow;
 mod held;
 mod io;
 mod link;
@@ -128,6 +129,7 @@ impl View {
     ) -> Result<()> {
         let mut state = self.state.write();
         self.hold_open_files(&state)?;
+        let clean = state.open.is_clean()?;
         let changed = change(&state.stack, &state.open);
         // Even a seal that failed may have written names into the open layer.
         state.generation += 1;
@@ -138,8 +140,15 @@ impl View {
                 _ => false,
             };
         self.unnumbered.retain(|(layer, _), _| same(layer));
-        state.stack = stack;
+        let old = std::mem::replace(&mut state.stack, stack);
         state.open = Arc::new(open);
+        // A seal shows the same names as before.
+        let depth = old.layers().len();
+        let sealed = depth + usize::from(!clean);
+        if follow::common_depth(&old, &state.stack) < depth || state.stack.layers().len() != sealed
+        {
+            self.follow_open_files(&old, &state);
+        }
         Ok(())
     }
 
@@ -148,6 +157,10 @@ impl View {
     fn hold_open_files(&self, state: &Layers) -> Result<()> {
         let held: Vec<Arc<Node>> = self.handles.iter().map(|one| one.node.clone()).collect();
         for node in held {
+            if matches!(node.inner.read().here, Here::Upper { .. }) {
+                // Of an earlier open layer, perhaps.
+                self.refresh(state, &node)?;
+            }
             let at = match &node.inner.read().here {
                 Here::Upper { at, .. } => *at,
                 _ => continue,

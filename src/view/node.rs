@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::errno::Errno;
 use parking_lot::{Mutex, RwLock};
 
 use crate::layer::{OpenLayer, Stack, TREE};
@@ -39,8 +40,11 @@ pub(super) struct Inner {
     pub place: Option<Place>,
     /// Further names of a file that were seen.
     pub other_places: Vec<Place>,
-    /// A file's last name is gone; it is here because it is open.
+    /// The last name is gone; a file may still be here because it is open.
     pub unlinked: bool,
+    /// A merge or a restore took the names, so the kernel may not know yet and
+    /// still lead here who asks for what has the name now.
+    pub taken: bool,
     /// The generation of the view's stack that `here` was resolved in.
     pub generation: u64,
     pub here: Here,
@@ -176,6 +180,56 @@ impl Inner {
         self.place = Some(place);
     }
 
+    /// Its content is in `orphans/`.
+    pub fn is_orphan(&self) -> bool {
+        matches!(
+            self.here,
+            Here::Upper {
+                at: UpperAt::Orphan,
+                ..
+            }
+        )
+    }
+
+    /// All names that were seen and not gone since, the last one first.
+    pub fn places(&self) -> Vec<Place> {
+        let others = self.other_places.iter().rev();
+        self.place.iter().chain(others).cloned().collect()
+    }
+
+    /// It lies somewhere else in the stack that the view has now, and there it
+    /// has these names.
+    pub fn seat(&mut self, generation: u64, here: Here, mut places: Vec<Place>) {
+        places.reverse();
+        self.place = places.pop();
+        self.other_places = places;
+        self.unlinked = false;
+        self.taken = false;
+        self.move_to(generation, here);
+    }
+
+    /// Nothing in the stack that the view has now leads to it.
+    pub fn lose(&mut self, generation: u64, here: Here) {
+        // What is gone keeps its place: that of a directory leads to what was
+        // below it, and so to `ESTALE`.
+        if !matches!(here, Here::Gone(_)) {
+            self.place = None;
+            self.other_places.clear();
+        }
+        // What was removed before is known to the kernel.
+        self.taken |= !self.unlinked;
+        self.unlinked = true;
+        self.move_to(generation, here);
+    }
+
+    fn move_to(&mut self, generation: u64, here: Here) {
+        self.here = here;
+        self.file = None;
+        self.listing = None;
+        self.inherit = None;
+        self.generation = generation;
+    }
+
     /// A name is gone.
     pub fn remove_place(&mut self, parent: &Arc<Node>, name: &OsStr) {
         self.other_places.retain(|other| !other.is(parent, name));
@@ -201,6 +255,7 @@ impl Node {
                 place,
                 other_places: Vec::new(),
                 unlinked: false,
+                taken: false,
                 generation,
                 here,
                 opens: 0,
@@ -230,15 +285,28 @@ impl Node {
         }
         while let Some(place) = self.place() {
             let _names = place.parent.names.read();
-            let inner = self.inner.read();
-            let now = inner.place.as_ref();
-            let still = now.is_some_and(|now| now.is(&place.parent, &place.name));
-            drop(inner);
-            if still {
+            if self.is_still_at(&place) {
                 return with();
             }
         }
         with()
+    }
+
+    /// [`Node::in_place`] with nobody else in the same place.
+    pub fn in_place_alone<T>(&self, with: impl FnOnce() -> T) -> T {
+        while let Some(place) = self.place() {
+            let _names = place.parent.names.write();
+            if self.is_still_at(&place) {
+                return with();
+            }
+        }
+        with()
+    }
+
+    fn is_still_at(&self, place: &Place) -> bool {
+        let inner = self.inner.read();
+        let now = inner.place.as_ref();
+        now.is_some_and(|now| now.is(&place.parent, &place.name))
     }
 
     /// The path of this node in the view, from its last known names.
@@ -278,7 +346,17 @@ impl Node {
     pub fn remove_dir(&self, attr: Attr) {
         let mut inner = self.inner.write();
         inner.here = Here::Gone(Box::new(Attr { nlink: 0, ..attr }));
+        inner.unlinked = true;
         inner.listing = None;
+    }
+
+    /// How to answer who wants something of it that is gone. `ESTALE` has the
+    /// kernel look the path up again (fs/namei.c, `retry_estale`).
+    pub fn gone(&self) -> Errno {
+        match self.inner.read().taken {
+            true => Errno::ESTALE,
+            false => Errno::ENOENT,
+        }
     }
 
     pub fn dir(&self) -> Option<DirHere> {

@@ -16,105 +16,174 @@ use crate::tree::{Attr, Ino, Kind};
 impl View {
     /// Where a directory lies, resolved anew if the stack has changed.
     ///
-    /// `ENOTDIR` for anything else, `ENOENT` for a removed one.
+    /// `ENOTDIR` for anything else, `ENOENT` or `ESTALE` for a removed one.
     pub(super) fn directory(&self, state: &Layers, node: &Arc<Node>) -> Result<DirHere> {
         self.refresh(state, node)?;
-        match &node.inner.read().here {
-            Here::Dir(dir) => Ok(dir.clone()),
-            Here::Gone(_) if node.is_dir() => Err(Errno::ENOENT.into()),
+        let here = node.inner.read().here.clone();
+        match here {
+            Here::Dir(dir) => Ok(dir),
+            Here::Gone(_) if node.is_dir() => Err(node.gone().into()),
             _ => Err(Errno::ENOTDIR.into()),
         }
     }
 
     /// Brings a node up to the stack's present generation: it is looked up
-    /// again under its last name. What is no longer there lives on as long as
-    /// somebody holds it.
+    /// again under the names it had. What is no longer there lives on as long
+    /// as somebody has it open.
+    ///
+    /// Others may do the same meanwhile, and even copy the node up: who comes
+    /// late changes nothing.
     pub(super) fn refresh(&self, state: &Layers, node: &Arc<Node>) -> Result<()> {
-        let place = {
+        let (places, unlinked) = {
             let inner = node.inner.read();
             let settled = matches!(inner.here, Here::Gone(_) | Here::Detached { .. });
             if inner.generation == state.generation || settled {
                 return Ok(());
             }
-            inner.place.clone()
+            (inner.places(), inner.unlinked)
         };
-        let Some(Place { parent, name }) = place else {
-            if node.ino != ROOT {
-                return self.refresh_unnamed(state, node);
-            }
-            let mut inner = node.inner.write();
-            inner.here = Here::Dir(DirHere {
+        if node.ino == ROOT {
+            let here = Here::Dir(DirHere {
                 below: state.stack.roots().into(),
                 origin: Arc::from(Path::new("")),
                 attr: None,
                 upper: true,
             });
-            inner.listing = None;
-            inner.generation = state.generation;
+            self.seat(state, node, here, Vec::new());
             return Ok(());
-        };
-        let resolved = match self.directory(state, &parent) {
-            Ok(_) => self.resolve(state, &parent, &name)?,
-            Err(error) if error.errno() == Errno::ENOENT => None,
-            Err(error) => return Err(error),
-        };
-        let same = |resolved: &Resolved| {
-            parent.ino == ROOT && resolved.attr.kind == node.kind || resolved.attr.ino == node.ino
-        };
-        let mut inner = node.inner.write();
-        match resolved.filter(same) {
-            Some(resolved) => {
-                inner.here = resolved.here;
-            }
-            None => match (&inner.here, &inner.file) {
-                // Its old layer is still there to be read; another of its names
-                // may yet be found, so it stays to be looked up again.
-                (Here::Below { .. }, _) => return Ok(()),
-                // It lies in a sealed layer, under names that other layers
-                // have taken: to be read, never to be written.
-                (_, Some(file)) => {
-                    inner.here = Here::Detached {
-                        fd: file.fd.clone(),
-                        sealed: true,
-                    }
-                }
-                (here, None) => inner.here = Here::Gone(Box::new(last_attributes(node, here))),
-            },
         }
-        inner.file = None;
-        inner.listing = None;
-        inner.inherit = None;
-        inner.generation = state.generation;
+        if unlinked {
+            node.inner.write().generation = state.generation;
+            return Ok(());
+        }
+        if let Some((here, places)) = self.look_again(state, node, &places)? {
+            self.seat(state, node, here, places);
+        } else if places.is_empty()
+            && let Some(here) = self.unnamed(state, node)?
+        {
+            self.seat(state, node, here, Vec::new());
+        } else {
+            self.lose(state, node);
+        }
         Ok(())
     }
 
-    /// The same for a file that is open, while none of its names is known: it
-    /// had several, and only those were seen that are gone by now. The others
-    /// have to be searched for, or they would part from what is written here.
-    fn refresh_unnamed(&self, state: &Layers, node: &Arc<Node>) -> Result<()> {
-        {
-            let inner = node.inner.read();
-            let lost = matches!(inner.here, Here::Upper { .. });
-            if !lost || inner.unlinked || inner.opens == 0 {
-                return Ok(());
-            }
-        }
-        // It was in the open layer: now in a sealed one, and surely near the top.
-        let layers = (0..state.stack.layers().len()).rev();
-        for layer in layers {
-            let Some(found) = find_in_layer(&state.stack, layer, node.ino)? else {
+    /// Which of these names still lead to a node, and where it lies by them.
+    pub(super) fn look_again(
+        &self,
+        state: &Layers,
+        node: &Arc<Node>,
+        places: &[Place],
+    ) -> Result<Option<(Here, Vec<Place>)>> {
+        let mut here = None;
+        let mut kept = Vec::new();
+        for place in places {
+            let Place { parent, name } = place;
+            let resolved = match self.directory(state, parent) {
+                Ok(_) => self.resolve(state, parent, name)?,
+                Err(error) if matches!(error.errno(), Errno::ENOENT | Errno::ESTALE) => None,
+                Err(error) => return Err(error),
+            };
+            let Some(Resolved { attr, here: now }) = resolved else {
                 continue;
             };
-            let mut inner = node.inner.write();
-            inner.here = Here::Below {
-                stack: state.stack.clone(),
-                found: Arc::new(found),
-            };
-            inner.file = None;
-            inner.generation = state.generation;
-            return Ok(());
+            if attr.ino == node.ino || parent.ino == ROOT && attr.kind == node.kind {
+                here.get_or_insert(now);
+                kept.push(place.clone());
+            }
         }
-        Ok(())
+        Ok(here.map(|here| (here, kept)))
+    }
+
+    /// Where a file lies now that is open, and none of whose names is known: it
+    /// had several, and only those were seen that are gone by now. The others
+    /// have to be searched for, or they would part from what is written here.
+    fn unnamed(&self, state: &Layers, node: &Arc<Node>) -> Result<Option<Here>> {
+        let (here, opens) = {
+            let inner = node.inner.read();
+            (inner.here.clone(), inner.opens)
+        };
+        let stack = state.stack.clone();
+        match here {
+            _ if opens == 0 => Ok(None),
+            Here::Below { found, .. } => {
+                let found = self.found_now(state, &found)?;
+                Ok(found.map(|found| Here::Below { stack, found }))
+            }
+            // It was in the open layer: now in a sealed one, surely near the top.
+            Here::Upper { .. } => {
+                for layer in (0..stack.layers().len()).rev() {
+                    if let Some(found) = find_in_layer(&stack, layer, node.ino)? {
+                        let found = Arc::new(found);
+                        return Ok(Some(Here::Below { stack, found }));
+                    }
+                }
+                Ok(None)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What lies where this was found, in the stack of today: its number of
+    /// names may be another.
+    pub(super) fn found_now(&self, state: &Layers, found: &Found) -> Result<Option<Arc<Found>>> {
+        let part = &found.parts[0];
+        match LayerSet::entry(&state.stack, part.layer, &part.path)? {
+            Some(Entry::Present(attr, marks)) => {
+                let attr = Attr {
+                    ino: found.attr.ino,
+                    ..attr
+                };
+                let parts = found.parts.clone();
+                Ok(Some(Arc::new(Found { attr, marks, parts })))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Puts a node where it was found, unless somebody else did.
+    pub(super) fn seat(&self, state: &Layers, node: &Node, here: Here, places: Vec<Place>) {
+        let mut inner = node.inner.write();
+        if inner.generation == state.generation {
+            return;
+        }
+        let before = inner.places();
+        inner.seat(state.generation, here, places);
+        drop(inner);
+        self.evict_parents(before);
+    }
+
+    /// Settles what becomes of a node that no name leads to, unless somebody
+    /// else did.
+    pub(super) fn lose(&self, state: &Layers, node: &Node) {
+        let mut inner = node.inner.write();
+        if inner.generation == state.generation {
+            return;
+        }
+        let before = inner.places();
+        let here = match (&inner.here, &inner.file) {
+            // Its old layer is still there to be read.
+            (here @ Here::Below { .. }, _) if inner.opens > 0 => here.clone(),
+            // It lies in a sealed layer, under names that other layers have
+            // taken: to be read, never to be written.
+            (Here::Upper { .. }, Some(file)) => Here::Detached {
+                fd: file.fd.clone(),
+                sealed: true,
+            },
+            (here, _) => Here::Gone(Box::new(last_attributes(node, here))),
+        };
+        inner.lose(state.generation, here);
+        drop(inner);
+        self.evict_parents(before);
+    }
+
+    /// Some of these places are left: their directories may be forgotten.
+    pub(super) fn evict_parents(&self, places: Vec<Place>) {
+        for Place { parent, .. } in places {
+            let ino = parent.ino;
+            drop(parent);
+            self.evict(ino);
+        }
     }
 }
 

@@ -65,6 +65,34 @@ impl View {
         to: &OsStr,
         mode: RenameMode,
     ) -> Result<()> {
+        self.rename_if((from_parent, from), (to_parent, to), mode, |_| true)
+            .map(drop)
+    }
+
+    /// Like [`View::rename`], but only if nothing has to be copied that takes
+    /// long: else false, and nothing is done.
+    ///
+    /// # Errors
+    /// As [`View::rename`].
+    pub fn rename_now(
+        &self,
+        from: (Ino, &OsStr),
+        to: (Ino, &OsStr),
+        mode: RenameMode,
+    ) -> Result<bool> {
+        self.rename_if(from, to, mode, |node| {
+            !self.node_copies_much(node, Extent::Metadata)
+        })
+    }
+
+    /// Renames if all that has to be copied up `may` be.
+    fn rename_if(
+        &self,
+        (from_parent, from): (Ino, &OsStr),
+        (to_parent, to): (Ino, &OsStr),
+        mode: RenameMode,
+        may: impl Fn(&Arc<Node>) -> bool,
+    ) -> Result<bool> {
         check_new_name(to)?;
         if from_parent == ROOT || to_parent == ROOT {
             return Err(Errno::EBUSY.into());
@@ -78,6 +106,9 @@ impl View {
                 let is_dir = source.is_dir() || target.as_ref().is_some_and(|node| node.is_dir());
                 (source, target, is_dir)
             };
+            if !may(&source) || mode == RenameMode::Exchange && !target.iter().all(&may) {
+                return Ok(false);
+            }
             self.copy_up(&source, Extent::Metadata)?;
             if mode == RenameMode::Exchange {
                 let target = target.as_ref().ok_or(Errno::ENOENT)?;
@@ -102,7 +133,7 @@ impl View {
                 self.rename_locked(&state, &request, &source)?
             };
             if done {
-                return Ok(());
+                return Ok(true);
             }
         }
     }

@@ -57,6 +57,7 @@ impl View {
         self.refresh(&state, &node)?;
         let here = node.inner.read().here.clone();
         let value = match here {
+            Here::Gone(_) if node.gone() == Errno::ESTALE => return Err(Errno::ESTALE.into()),
             Here::Below { stack, found } => {
                 let part = &found.parts[0];
                 stack.layer(part.layer).xattr(&part.path, name)?
@@ -86,6 +87,7 @@ impl View {
         self.refresh(&state, &node)?;
         let here = node.inner.read().here.clone();
         match here {
+            Here::Gone(_) if node.gone() == Errno::ESTALE => Err(Errno::ESTALE.into()),
             Here::Below { stack, found } => {
                 let part = &found.parts[0];
                 stack.layer(part.layer).xattrs(&part.path)
@@ -137,8 +139,9 @@ impl View {
             self.copy_up(&node, Extent::Metadata)?;
             let state = self.layers()?;
             self.refresh(&state, &node)?;
-            match &node.inner.read().here {
-                Here::Gone(_) => return Err(Errno::ENOENT.into()),
+            let here = node.inner.read().here.clone();
+            match here {
+                Here::Gone(_) => return Err(node.gone().into()),
                 Here::Detached { sealed: true, .. } => return Err(Errno::ESTALE.into()),
                 Here::Detached { fd, .. } => return change(fd.as_fd(), Path::new("")),
                 _ => {}

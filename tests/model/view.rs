@@ -23,6 +23,10 @@ mod reference;
 mod regressions;
 #[path = "view/run.rs"]
 mod run;
+#[path = "view/stress.rs"]
+mod stress;
+#[path = "view/swaps.rs"]
+mod swaps;
 
 use proptest::prelude::*;
 

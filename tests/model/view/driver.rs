@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use crate::base::{self, BaseEntry, MAPPED};
 use crate::files::Handle;
 use crate::reference::{Id, Inode, ROOT, Reference, Result, UMASK};
+use crate::swaps::{Snapshot, Stage};
 
 /// A listing that somebody is in the middle of.
 #[derive(Debug)]
@@ -28,22 +29,29 @@ pub struct Cursor {
 }
 
 pub struct Driver {
-    directory: tempfile::TempDir,
+    pub directory: tempfile::TempDir,
     /// What the base and the sealed layers hold, which nothing may change.
     before: Vec<String>,
-    sealed: Vec<String>,
-    stack: Stack,
+    pub sealed: Vec<String>,
+    pub stack: Stack,
     layers: u32,
-    runs: u64,
-    live: bool,
+    pub runs: u64,
+    pub live: bool,
+    /// While a step runs: then all else is the step's.
+    pub stage: Option<Stage>,
+    pub snapshots: Vec<Snapshot>,
+    /// What a merge or a restore took all names of.
+    pub replaced: BTreeSet<Id>,
+    /// Those of them whose content may lie in layers that a restore left.
+    pub frozen: BTreeSet<Id>,
     pub view: Arc<View>,
     pub model: Reference,
     /// The number that each inode was ever seen with.
-    known: BTreeMap<Id, Ino>,
+    pub known: BTreeMap<Id, Ino>,
     taken: BTreeMap<Ino, Id>,
     /// What the kernel remembers: how often it was told of an inode, and names.
     pub lookups: BTreeMap<Id, u64>,
-    dentries: BTreeSet<(Id, OsString)>,
+    pub dentries: BTreeSet<(Id, OsString)>,
     pub handles: Vec<Handle>,
     pub cursors: Vec<Cursor>,
 }
@@ -82,8 +90,8 @@ pub fn agree<T, U>(
     }
 }
 
-fn new_view(at: &Path, stack: &Stack, run: u64, live: bool) -> Arc<View> {
-    let open = OpenLayer::open(&at.join("open")).expect("open layer");
+pub fn new_view(at: &Path, stack: &Stack, run: u64, live: bool) -> Arc<View> {
+    let open = OpenLayer::open(at).expect("open layer");
     View::new(stack.clone(), open, Arc::new(Inos::new(run)), live).expect("view")
 }
 
@@ -104,7 +112,7 @@ impl Driver {
         let mapped: Vec<PathBuf> = (0..MAPPED).map(|i| base.join(i.to_string())).collect();
         let taken = Base::take(&mapped, Arc::new(Inos::new(1))).expect("base");
         let stack = Stack::new(vec![Arc::new(taken)]);
-        let view = new_view(at, &stack, 1, live);
+        let view = new_view(&at.join("open"), &stack, 1, live);
         Driver {
             before,
             sealed: base::listing(&at.join("layers")),
@@ -112,6 +120,10 @@ impl Driver {
             layers: 0,
             runs: 1,
             live,
+            stage: None,
+            snapshots: Vec::new(),
+            replaced: BTreeSet::new(),
+            frozen: BTreeSet::new(),
             view,
             model,
             known: BTreeMap::new(),
@@ -252,7 +264,10 @@ impl Driver {
     pub fn link(&mut self, id: Id, dir: Id, name: &OsStr) {
         let Some(at) = self.reach(dir) else { return };
         let Some(ino) = self.reach(id) else { return };
-        let expected = self.model.link(id, dir, name);
+        let expected = match self.model.link(id, dir, name) {
+            Err(Errno::ENOENT) if self.replaced.contains(&id) => Err(Errno::ESTALE),
+            other => other,
+        };
         // Two mounts: the kernel knows that, also of a file that the view has
         // lost all names of.
         let known = |(at, name): &(Id, OsString)| self.model.lookup(*at, name) == Ok(id);
@@ -351,12 +366,11 @@ impl Driver {
     }
 
     /// Ends the view; with it all that was open ends.
-    fn close(&mut self, released: bool) -> Arc<OpenLayer> {
+    pub fn close(&mut self, released: bool) -> Arc<OpenLayer> {
         for handle in std::mem::take(&mut self.handles) {
             if released {
                 self.view.release(handle.handle);
             }
-            self.model.inodes[handle.id].opens -= 1;
         }
         self.cursors.clear();
         self.lookups.clear();
@@ -370,17 +384,28 @@ impl Driver {
     }
 
     pub fn remount(&mut self, released: bool) {
+        if self.stage.is_some() {
+            return;
+        }
         drop(self.close(released));
         self.runs += 1;
-        self.view = new_view(self.directory.path(), &self.stack, self.runs, self.live);
+        self.view = new_view(
+            &self.directory.path().join("open"),
+            &self.stack,
+            self.runs,
+            self.live,
+        );
     }
 
-    fn layer_id(&mut self) -> String {
+    pub fn layer_id(&mut self) -> String {
         self.layers += 1;
         format!("{:06}-test", self.layers)
     }
 
     pub fn seal(&mut self, released: bool) {
+        if self.stage.is_some() {
+            return;
+        }
         let open = self.close(released);
         let id = self.layer_id();
         let layers = self.directory.path().join("layers");
@@ -389,14 +414,26 @@ impl Driver {
         self.stack = self.stack.with(Arc::new(sealed));
         self.sealed = base::listing(&layers);
         self.runs += 1;
-        self.view = new_view(self.directory.path(), &self.stack, self.runs, self.live);
+        self.view = new_view(
+            &self.directory.path().join("open"),
+            &self.stack,
+            self.runs,
+            self.live,
+        );
     }
 
     /// Seals while handles stay open; only the stage's own view can.
     pub fn live_seal(&mut self) {
-        if !self.live {
+        if !self.live || self.stage.is_some() {
             return;
         }
+        self.push_head();
+        self.sealed = base::listing(&self.directory.path().join("layers"));
+    }
+
+    /// Seals the open layer of a live view, as its head, and gives it what `next` makes of the
+    /// stack with it. Returns where the sealed layer lies.
+    pub fn swap(&mut self, next: impl FnOnce(Stack) -> Stack) -> PathBuf {
         let id = self.layer_id();
         let layers = self.directory.path().join("layers");
         let at = self.directory.path().join("open");
@@ -404,11 +441,48 @@ impl Driver {
             .replace(|stack, open| {
                 seal(open, stack, &layers, &id, "head", 0)?;
                 let sealed = SealedLayer::open(File::open(&layers)?, &id)?;
-                Ok((stack.with(Arc::new(sealed)), OpenLayer::open(&at)?))
+                Ok((next(stack.with(Arc::new(sealed))), OpenLayer::open(&at)?))
             })
             .expect("replace");
         self.stack = self.view.stack();
-        self.sealed = base::listing(&layers);
+        layers.join(id)
+    }
+
+    /// [`Driver::live_seal`] without a look at what is sealed.
+    pub fn push_head(&mut self) -> PathBuf {
+        self.swap(|stack| stack)
+    }
+
+    /// Puts a layer on the stack in which a step made, or wrote over, one file of a directory that
+    /// nobody else touches.
+    pub fn merge_file(&mut self, root: &str, dirs: &[&str], name: &str, content: &[u8]) -> PathBuf {
+        let at = self.directory.path().join("step");
+        self.runs += 1;
+        let inos = Arc::new(Inos::new(self.runs));
+        let open = OpenLayer::open(&at).expect("open layer");
+        self.push_head();
+        let below = self.stack.clone();
+        let step = View::new(below.clone(), open, inos, false).expect("view");
+        let mut dir = step
+            .lookup(harness_fs::view::ROOT, OsStr::new(root))
+            .unwrap()
+            .ino;
+        for next in dirs {
+            dir = step.lookup(dir, OsStr::new(next)).unwrap().ino;
+        }
+        let name = OsStr::new(name);
+        if step.lookup(dir, name).is_ok() {
+            step.unlink(dir, name).unwrap();
+        }
+        let (_, handle) = step.create(dir, name, 0o644, true, &caller(0)).unwrap();
+        step.write(handle, 0, content, false).unwrap();
+        step.release(handle);
+        let open = step.close().expect("close");
+        let id = self.layer_id();
+        let layers = self.directory.path().join("layers");
+        seal(&open, &below, &layers, &id, "step", 0).expect("seal");
+        let sealed = SealedLayer::open(File::open(&layers).unwrap(), &id).expect("sealed layer");
+        self.swap(|stack| stack.with(Arc::new(sealed)))
     }
 
     /// Nothing may be left in `work/`; the base is as it was.
@@ -422,7 +496,8 @@ impl Driver {
         let sealed = base::listing(&at.join("layers"));
         assert_eq!(sealed, self.sealed, "a sealed layer has changed");
         let names = |dir: &str| -> Vec<OsString> {
-            let entries = std::fs::read_dir(at.join("open").join(dir)).unwrap();
+            let view = if self.stage.is_some() { "step" } else { "open" };
+            let entries = std::fs::read_dir(at.join(view).join(dir)).unwrap();
             entries.map(|entry| entry.unwrap().file_name()).collect()
         };
         assert_eq!(names("work"), ["whiteout"], "left in work/");

@@ -21,7 +21,6 @@ pub struct Handle {
 
 impl Driver {
     pub fn opened(&mut self, id: Id, handle: u64, write: bool) {
-        self.model.inodes[id].opens += 1;
         self.handles.push(Handle { id, handle, write });
     }
 
@@ -35,6 +34,14 @@ impl Driver {
         };
         if empty {
             flags |= OFlag::O_TRUNC;
+        }
+        // By path it would be another file.
+        if self.replaced.contains(&id) && (write || empty) {
+            let got = self.view.open(ino, flags, unprivileged);
+            agree(("open", id, write, empty), Err::<(), _>(Errno::ESTALE), got);
+            return;
+        }
+        if empty {
             self.model.inodes[id].truncate(0, unprivileged);
         }
         let got = self.view.open(ino, flags, unprivileged);
@@ -49,8 +56,11 @@ impl Driver {
             return;
         }
         let data: Vec<u8> = (0..length).map(|i| (i ^ offset) as u8).collect();
-        self.model.inodes[id].write(offset.into(), &data, unprivileged);
         let got = self.view.write(handle, offset.into(), &data, unprivileged);
+        if self.is_refused(id, &got) {
+            return;
+        }
+        self.model.inodes[id].write(offset.into(), &data, unprivileged);
         if let Some((length, done)) = agree(("write", id), Ok(data.len()), got) {
             assert_eq!(done, length);
         }
@@ -69,8 +79,7 @@ impl Driver {
     }
 
     pub fn release(&mut self, at: usize) {
-        let Handle { id, handle, .. } = self.handles.remove(at);
-        self.model.inodes[id].opens -= 1;
+        let Handle { handle, .. } = self.handles.remove(at);
         self.view.release(handle);
     }
 
@@ -84,8 +93,11 @@ impl Driver {
 
     fn setattr(&mut self, id: Id, set: &SetAttr, change: impl FnOnce(&mut Inode)) {
         let Some(ino) = self.reach(id) else { return };
-        change(&mut self.model.inodes[id]);
         let got = self.view.setattr(ino, set);
+        if self.is_refused(id, &got) {
+            return;
+        }
+        change(&mut self.model.inodes[id]);
         if let Some(((), attr)) = agree(("setattr", id, set), Ok(()), got) {
             self.compare(id, &attr);
         }
@@ -145,6 +157,10 @@ impl Driver {
             return;
         }
         let Some(ino) = self.reach(id) else { return };
+        let got = self.view.setxattr(ino, name, value, how);
+        if self.is_refused(id, &got) {
+            return;
+        }
         let xattrs = &mut self.model.inodes[id].xattrs;
         let expected = match (how, xattrs.contains_key(name)) {
             _ if ours(name) => Err(Errno::EPERM),
@@ -155,7 +171,6 @@ impl Driver {
                 Ok(())
             }
         };
-        let got = self.view.setxattr(ino, name, value, how);
         agree(("setxattr", id, name, how), expected, got);
     }
 
@@ -164,10 +179,20 @@ impl Driver {
             return;
         }
         let Some(ino) = self.reach(id) else { return };
+        let got = self.view.removexattr(ino, name);
+        if self.is_refused(id, &got) {
+            return;
+        }
         let removed = self.model.inodes[id].xattrs.remove(name);
         let expected = removed.map(drop).ok_or(Errno::ENODATA);
-        let got = self.view.removexattr(ino, name);
         agree(("removexattr", id, name), expected, got);
+    }
+
+    /// Who has something open that went with the layers that a restore left can read it, and may
+    /// be refused to change it.
+    fn is_refused<T>(&self, id: Id, got: &harness_fs::error::Result<T>) -> bool {
+        let refused = got.as_ref().err().map(|error| error.errno()) == Some(Errno::ESTALE);
+        refused && self.frozen.contains(&id)
     }
 
     /// xattr(7): `user.*` is for files and directories; the kernel refuses the rest.

@@ -80,6 +80,11 @@ pub enum Op {
     },
     /// Seals under the feet of all handles.
     LiveSeal,
+    /// From here on a step does it, up to the merge.
+    Begin,
+    Merge,
+    Snapshot,
+    Restore(u8),
     Check,
 }
 
@@ -176,6 +181,10 @@ pub fn op() -> impl Strategy<Value = Op> {
         2 => any::<bool>().prop_map(|released| Op::Remount { released }),
         3 => any::<bool>().prop_map(|released| Op::Seal { released }),
         4 => Just(Op::LiveSeal),
+        3 => Just(Op::Begin),
+        6 => Just(Op::Merge),
+        2 => Just(Op::Snapshot),
+        2 => any::<u8>().prop_map(Op::Restore),
         2 => Just(Op::Check),
     ];
     prop_oneof![10 => names, 8 => files, 4 => rest]

@@ -23,7 +23,6 @@ pub struct Inode {
     pub gid: u32,
     /// How many names lead here.
     pub names: u32,
-    pub opens: u32,
     pub content: Vec<u8>,
     pub target: OsString,
     pub rdev: u64,
@@ -43,7 +42,6 @@ impl Inode {
             uid: 0,
             gid: 0,
             names: 0,
-            opens: 0,
             content: Vec::new(),
             target: OsString::new(),
             rdev: 0,
@@ -248,6 +246,17 @@ impl Reference {
         let (dir, name) = self.inodes.iter().enumerate().find_map(of)?;
         let (name, _) = self.inodes[dir].entries.get_key_value(&name)?;
         Some((dir, name))
+    }
+
+    /// The names that lead to a directory, its own first.
+    pub fn path(&self, dir: Id) -> Vec<&OsStr> {
+        let mut names = Vec::new();
+        let mut at = dir;
+        while let Some((parent, name)) = self.name_of(at) {
+            names.push(name);
+            at = parent;
+        }
+        names
     }
 
     fn parent_of(&self, id: Id) -> Id {

@@ -23,6 +23,7 @@ pub fn run(live: bool, entries: &[BaseEntry], ops: &[Op]) {
         apply(&mut driver, *op);
         driver.prune_cursors();
     }
+    driver.merge();
     driver.check();
     driver.seal(true);
     driver.check();
@@ -40,7 +41,8 @@ impl Driver {
             .filter(|(id, inode)| {
                 let held = self.lookups.get(id).is_some_and(|count| *count > 0);
                 let there = inode.names > 0 || held;
-                there && wanted(inode.kind, inode.names > 0 || inode.opens > 0)
+                let open = self.handles.iter().any(|handle| handle.id == *id);
+                there && wanted(inode.kind, inode.names > 0 || open)
             })
             .map(|(id, _)| id)
             .collect()
@@ -232,6 +234,10 @@ fn apply_rest(driver: &mut Driver, op: Op) {
         Op::Remount { released } => driver.remount(released),
         Op::Seal { released } => driver.seal(released),
         Op::LiveSeal => driver.live_seal(),
+        Op::Begin => driver.begin(),
+        Op::Merge => driver.merge(),
+        Op::Snapshot => driver.snapshot(),
+        Op::Restore(n) => driver.restore(n),
         _ => driver.check(),
     }
 }

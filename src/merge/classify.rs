@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::links::Shared;
 use super::session::Session;
 use super::{Action, Change, Class, Compare, Inputs, Outcome, Present, Sameness, Side};
 use crate::tree::Kind;
@@ -20,6 +21,7 @@ pub fn classify<C: Compare>(inputs: &Inputs<'_>, cmp: &mut C) -> Result<Outcome,
     session.find_groups()?;
     session.walk()?;
     session.settle_groups()?;
+    session.plan_links();
     Ok(session.finish())
 }
 
@@ -65,7 +67,7 @@ impl<C: Compare> Session<'_, C> {
                 _ => step.next(),
             };
             let Some(path) = path else { return Ok(()) };
-            if decided.is_some_and(|above| path.starts_with(above)) || self.in_group(path) {
+            if decided.is_some_and(|above| path.starts_with(above)) || self.groups.decide(path) {
                 continue;
             }
             if self.visit(path)? {
@@ -164,8 +166,15 @@ impl<C: Compare> Session<'_, C> {
             Some(_) => self.changed_below(Side::Step, path, stage)?,
             None => 0,
         };
-        let stage_changed = stage_below > 0 || self.changed(Side::Stage, path, stage)?;
-        let step_changed = step_below > 0 || self.changed(Side::Step, path, step)?;
+        // Both have one inode here: its name is nobody's change, wherever it came from.
+        let shared = self.shared_at(stage, step).map(Shared::changed);
+        let (stage_changed, step_changed) = match shared {
+            Some(changed) => changed,
+            None => (
+                stage_below > 0 || self.changed(Side::Stage, path, stage)?,
+                step_below > 0 || self.changed(Side::Step, path, step)?,
+            ),
+        };
         if !step_changed {
             return Ok(if stage_changed {
                 Verdict::StageWhole

@@ -57,6 +57,13 @@ pub trait Compare {
     /// counts: [`Sameness::SameContent`] says that it differs.
     fn same(&mut self, path: &Path) -> Result<Sameness, Self::Error>;
 
+    /// How an inode of the base differs, in the side's view, from what it is there. `name` is one
+    /// of the names it has in that view; in the base it may have others.
+    fn inode(&mut self, side: Side, inode: u64, name: &Path) -> Result<Effect, Self::Error>;
+
+    /// As [`Compare::same`], for an inode that the sides may have under different names.
+    fn same_inode(&mut self, stage: &Path, step: &Path) -> Result<Sameness, Self::Error>;
+
     /// Whether the base's content (empty if there was no file) is a prefix of both sides'.
     fn appended(&mut self, path: &Path) -> Result<bool, Self::Error>;
 

@@ -20,6 +20,11 @@
 //! the old one, the conflict is reported where the step has the directory now or, if the stage
 //! renamed it, at the old path. Both paths are decided together.
 //!
+//! An inode with several names is one inode in both sides' views. A name is added and removed like
+//! any other; a further name is no change of the inode. If one side changed the inode, all names
+//! show that. If both did, and their names differ, the names are decided together; one that only
+//! the losing side made stays, as a name of the winner's inode.
+//!
 //! What wins is a side's *view* of the conflict's paths: `last` for a directory takes the whole
 //! subtree as the step saw it, and what the stage did below it is gone.
 
@@ -30,6 +35,8 @@ mod compare;
 mod conflict;
 mod delta;
 mod groups;
+mod links;
+mod overlap;
 mod plan;
 mod policy;
 mod report;
@@ -44,6 +51,6 @@ pub use classify::classify;
 pub use compare::{Compare, Effect, Facts, Sameness};
 pub use conflict::{Class, Conflict, Deed, Hint, Party};
 pub use delta::{Delta, Entry};
-pub use plan::{Action, JoinPlan};
+pub use plan::{Action, JoinPlan, Links};
 pub use policy::{Policies, Policy, PolicyError};
 pub use session::{Inputs, Outcome};

@@ -1,5 +1,6 @@
 //! What the join layer has to hold.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::Side;
@@ -50,6 +51,20 @@ impl Action {
     }
 }
 
+/// Names of one inode of the base, of which the sides have different sets.
+///
+/// Those of them that show the inode in the merged tree are one file there. Names that a conflict
+/// about a directory has decided are not listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// The inode's number.
+    pub inode: u64,
+    /// Whose version all names get, as long as one of those shows it.
+    pub side: Side,
+    /// The names, of both sides.
+    pub names: BTreeSet<PathBuf>,
+}
+
 /// What a join layer adds above the step's layer, which is pushed unchanged.
 ///
 /// Holds only paths where stacking alone would give another tree than the merged one. Actions
@@ -57,6 +72,7 @@ impl Action {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JoinPlan {
     actions: Vec<Action>,
+    links: Vec<Links>,
 }
 
 impl JoinPlan {
@@ -65,18 +81,28 @@ impl JoinPlan {
         &self.actions
     }
 
+    /// The inodes that must stay one file, to be seen to after the actions.
+    pub fn links(&self) -> &[Links] {
+        &self.links
+    }
+
     /// Whether no join layer is needed.
     pub fn is_empty(&self) -> bool {
-        self.actions.is_empty()
+        self.actions.is_empty() && self.links.is_empty()
     }
 
     pub(super) fn push(&mut self, action: Action) {
         self.actions.push(action);
     }
 
+    pub(super) fn unite(&mut self, links: Links) {
+        self.links.push(links);
+    }
+
     /// Sorts by target. Stable, so that a directory taken whole gets its metadata afterwards.
     pub(super) fn sort(&mut self) {
         self.actions.sort_by(|a, b| a.target().cmp(b.target()));
         self.actions.dedup();
+        self.links.sort_by_key(|links| links.inode);
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::classify::Names;
-use super::session::{Group, Session};
+use super::overlap::Group;
+use super::session::Session;
 use super::{
     Action, Change, Class, Compare, Conflict, Content, Deed, Hint, Party, Policy, Present, Side,
     suffix,
@@ -22,6 +23,8 @@ struct Case<'a> {
     /// All that is decided with it; `path` or an ancestor is one of them.
     paths: &'a BTreeSet<PathBuf>,
     count: usize,
+    /// The inodes it is about, if it is about inodes.
+    inodes: &'a [u64],
     /// For [`Class::DirectoryMetadata`].
     names: Names,
 }
@@ -36,13 +39,14 @@ enum Applied {
 impl<C: Compare> Session<'_, C> {
     /// Decides a conflict at a path, with what hangs together with anything below it.
     pub fn settle_path(&mut self, path: &Path, class: Class, count: usize) -> Result<(), C::Error> {
-        let (paths, more) = self.absorb_groups(path);
+        let (paths, more) = self.groups.absorb(path);
         let count = count + more;
         self.settle(&Case {
             class,
             path,
             paths: &paths,
             count,
+            inodes: &[],
             names: Names::United,
         })
     }
@@ -59,6 +63,7 @@ impl<C: Compare> Session<'_, C> {
             path,
             paths: &paths,
             count: 1,
+            inodes: &[],
             names,
         })
     }
@@ -70,13 +75,15 @@ impl<C: Compare> Session<'_, C> {
             report,
             paths,
             count,
-        } in std::mem::take(&mut self.groups)
+            inodes,
+        } in self.groups.take()
         {
             self.settle(&Case {
                 class,
                 path: &report,
                 paths: &paths,
                 count,
+                inodes: &inodes,
                 names: Names::United,
             })?;
         }
@@ -91,6 +98,7 @@ impl<C: Compare> Session<'_, C> {
     fn settle(&mut self, case: &Case<'_>) -> Result<(), C::Error> {
         let policy = self.policies.decide(case.path, case.class);
         let applied = self.apply(case, policy)?;
+        self.mark_subtrees(case);
         if policy == Policy::Ignore {
             return Ok(());
         }
@@ -121,6 +129,25 @@ impl<C: Compare> Session<'_, C> {
             hint,
         });
         Ok(())
+    }
+
+    /// Remembers where a conflict was about a directory: what holds there, of names below it too,
+    /// is the winner's view.
+    fn mark_subtrees(&mut self, case: &Case<'_>) {
+        if case.class == Class::DirectoryMetadata {
+            return;
+        }
+        let directory = |path: &&PathBuf| {
+            let dir_of = |delta: &super::Delta| delta.change(path)?.directory().map(drop);
+            dir_of(self.stage).or(dir_of(self.step)).is_some()
+        };
+        let subtrees: Vec<PathBuf> = case
+            .paths
+            .iter()
+            .filter(|path| case.class == Class::Tree || directory(path))
+            .cloned()
+            .collect();
+        self.subtrees.extend(subtrees);
     }
 
     fn apply(&mut self, case: &Case<'_>, policy: Policy) -> Result<Applied, C::Error> {
@@ -156,9 +183,14 @@ impl<C: Compare> Session<'_, C> {
             Class::Metadata if winner == Side::Step && case.paths.len() == 1 => {}
             _ => {
                 for path in case.paths {
-                    self.take(path, winner)?;
+                    if !self.made_by_other(case.inodes, path, winner) {
+                        self.take(path, winner)?;
+                    }
                 }
             }
+        }
+        for inode in case.inodes {
+            self.unite(*inode, winner);
         }
         Ok(Applied::Resolved)
     }

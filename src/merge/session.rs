@@ -1,8 +1,10 @@
 //! One merge in progress: its inputs, the answers it has had, its result so far.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
+use super::links::Shared;
+use super::overlap::Groups;
 use super::{Change, Compare, Conflict, Delta, Effect, JoinPlan, Policies, Side};
 
 /// What a merge is decided on.
@@ -37,17 +39,6 @@ impl Outcome {
     }
 }
 
-/// A set of paths that are decided together, found before the tree is walked.
-#[derive(Debug)]
-pub(super) struct Group {
-    pub class: super::Class,
-    /// Where it is reported.
-    pub report: PathBuf,
-    /// The paths; none lies below another.
-    pub paths: BTreeSet<PathBuf>,
-    pub count: usize,
-}
-
 /// The state of one merge. `groups` finds what spans several paths, `classify` walks the tree,
 /// `resolve` turns verdicts into actions.
 pub(super) struct Session<'a, C> {
@@ -57,7 +48,11 @@ pub(super) struct Session<'a, C> {
     pub busy: &'a BTreeSet<PathBuf>,
     pub policies: &'a Policies,
     pub cmp: &'a mut C,
-    pub groups: Vec<Group>,
+    pub groups: Groups,
+    /// Inodes that both sides hold.
+    pub shared: BTreeMap<u64, Shared>,
+    /// Places where a conflict was about a directory, with all that is below.
+    pub subtrees: BTreeSet<PathBuf>,
     pub conflicts: Vec<Conflict>,
     pub plan: JoinPlan,
     /// Names that `keep-both` has given away.
@@ -74,7 +69,9 @@ impl<'a, C: Compare> Session<'a, C> {
             busy: inputs.busy,
             policies: inputs.policies,
             cmp,
-            groups: Vec::new(),
+            groups: Groups::default(),
+            shared: BTreeMap::new(),
+            subtrees: BTreeSet::new(),
             conflicts: Vec::new(),
             plan: JoinPlan::default(),
             given: BTreeSet::new(),

@@ -121,6 +121,14 @@ impl Compare for Answers {
         Ok(self.same.get(path).copied().unwrap_or(Sameness::Different))
     }
 
+    fn inode(&mut self, side: Side, _: u64, name: &Path) -> Result<Effect, Infallible> {
+        self.effect(side, name)
+    }
+
+    fn same_inode(&mut self, _: &Path, step: &Path) -> Result<Sameness, Infallible> {
+        self.same(step)
+    }
+
     fn appended(&mut self, _: &Path) -> Result<bool, Infallible> {
         self.asked += 1;
         Ok(self.appended)
@@ -164,7 +172,16 @@ fn actions(outcome: &Outcome) -> Option<Vec<String>> {
         Action::Metadata { side: of, path } => format!("metadata {} {}", side(of), path.display()),
         Action::Concatenate { path } => format!("concatenate {}", path.display()),
     };
-    Some(outcome.plan.as_ref()?.actions().iter().map(line).collect())
+    let plan = outcome.plan.as_ref()?;
+    let united = plan.links().iter().map(|links| {
+        let names: Vec<&str> = links
+            .names
+            .iter()
+            .filter_map(|name| name.to_str())
+            .collect();
+        format!("unite {} as {}", side(&links.side), names.join(" "))
+    });
+    Some(plan.actions().iter().map(line).chain(united).collect())
 }
 
 /// The classes and paths of an outcome.
@@ -215,5 +232,13 @@ fn linked(inode: u64) -> Present {
     Present {
         link: Some(inode),
         ..changed()
+    }
+}
+
+/// A further name, which the base does not have.
+fn new_link(inode: u64) -> Present {
+    Present {
+        link: Some(inode),
+        ..added()
     }
 }

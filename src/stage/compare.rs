@@ -7,8 +7,8 @@ use super::delta::Scan;
 use crate::error::{Error, Result};
 use crate::layer::Stack;
 use crate::merge::{Compare, Effect, Facts, Sameness, Side};
-use crate::tree::Kind;
 use crate::tree::union::Found;
+use crate::tree::{Ino, Kind};
 
 /// The two sides of a merge and the base they share.
 pub(super) struct Sides {
@@ -54,6 +54,51 @@ impl Sides {
     }
 }
 
+impl Sides {
+    /// Whether the layers of either side hold the inode.
+    pub fn holds(&self, ino: Ino) -> bool {
+        let holds = |scan: &Scan| scan.numbers.contains_key(&ino);
+        holds(&self.stage_scan) || holds(&self.step_scan)
+    }
+
+    /// Where the base has an inode, as far as the sides came across it.
+    pub fn homes(&self, ino: Ino) -> impl Iterator<Item = &PathBuf> {
+        let both = [&self.stage_scan, &self.step_scan];
+        both.into_iter()
+            .filter_map(move |scan| scan.homes.get(&ino))
+            .flatten()
+    }
+
+    /// The directories that a side renamed: where they are now, and where they were in the base.
+    pub fn renames(&self, side: Side) -> impl Iterator<Item = (&Path, &Path)> {
+        let entries = self.scan(side).delta.iter();
+        entries
+            .filter_map(|(to, entry)| Some((to.as_path(), entry.change.redirect_from()?.as_path())))
+    }
+}
+
+fn effect(now: Seen<'_>, before: Seen<'_>) -> Result<Effect> {
+    if !now.same_content(before)? {
+        return Ok(Effect::Content);
+    }
+    Ok(if now.same_metadata(before)? {
+        Effect::Nothing
+    } else {
+        Effect::Metadata
+    })
+}
+
+fn sameness(a: Seen<'_>, b: Seen<'_>) -> Result<Sameness> {
+    if !a.same_content(b)? {
+        return Ok(Sameness::Different);
+    }
+    Ok(if a.same_metadata(b)? {
+        Sameness::Identical
+    } else {
+        Sameness::SameContent
+    })
+}
+
 impl Compare for &Sides {
     type Error = Error;
 
@@ -62,30 +107,31 @@ impl Compare for &Sides {
         let (Some(now), Some(before)) = (stack.find(path)?, self.covered(side, path)?) else {
             return Ok(Effect::Content);
         };
-        let (now, before) = (Seen::new(stack, &now), Seen::new(&self.base, &before));
-        if !now.same_content(before)? {
-            return Ok(Effect::Content);
-        }
-        Ok(if now.same_metadata(before)? {
-            Effect::Nothing
-        } else {
-            Effect::Metadata
-        })
+        effect(Seen::new(stack, &now), Seen::new(&self.base, &before))
     }
 
     fn same(&mut self, path: &Path) -> Result<Sameness> {
-        let (Some(stage), Some(step)) = (self.stage.find(path)?, self.step.find(path)?) else {
+        self.same_inode(path, path)
+    }
+
+    fn inode(&mut self, side: Side, inode: u64, name: &Path) -> Result<Effect> {
+        let stack = self.view(side);
+        for home in self.homes(inode) {
+            if let Some(before) = self.base.find(home)?
+                && before.attr.ino == inode
+                && let Some(now) = stack.find(name)?
+            {
+                return effect(Seen::new(stack, &now), Seen::new(&self.base, &before));
+            }
+        }
+        Ok(Effect::Content)
+    }
+
+    fn same_inode(&mut self, stage: &Path, step: &Path) -> Result<Sameness> {
+        let (Some(stage), Some(step)) = (self.stage.find(stage)?, self.step.find(step)?) else {
             return Ok(Sameness::Different);
         };
-        let (a, b) = (Seen::new(&self.stage, &stage), Seen::new(&self.step, &step));
-        if !a.same_content(b)? {
-            return Ok(Sameness::Different);
-        }
-        Ok(if a.same_metadata(b)? {
-            Sameness::Identical
-        } else {
-            Sameness::SameContent
-        })
+        sameness(Seen::new(&self.stage, &stage), Seen::new(&self.step, &step))
     }
 
     fn appended(&mut self, path: &Path) -> Result<bool> {

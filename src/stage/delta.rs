@@ -18,6 +18,10 @@ pub(super) struct Scan {
     /// Where it has each inode. One that both sides hold at different paths
     /// would be one inode with two contents.
     pub numbers: BTreeMap<Ino, BTreeSet<PathBuf>>,
+    /// Where the layers below have what it covers, by inode.
+    pub homes: BTreeMap<Ino, BTreeSet<PathBuf>>,
+    /// Metadata-only copies in the one layer that was read, and where their content was below it.
+    pub metacopies: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Scan {
@@ -32,6 +36,7 @@ impl Scan {
         let mut dirs: Vec<(PathBuf, Option<Vec<Part>>)> =
             vec![(PathBuf::new(), Some(below.roots()))];
         while let Some((dir, parts)) = dirs.pop() {
+            let place = scan.delta.origin(&dir);
             let names = layer.names(&dir);
             for name in names.context(|| format!("{} of layer {}", dir.display(), layer.id()))? {
                 let path = dir.join(&name.name);
@@ -42,6 +47,9 @@ impl Scan {
                     Some(parts) => below.lookup(parts, &name.name)?,
                     None => None,
                 };
+                if let (Some(covered), Some(place)) = (&covered, &place) {
+                    scan.at_home(covered.attr.ino, place.join(&name.name));
+                }
                 let was = covered.as_ref().map(|found| found.attr.kind);
                 let (attr, marks) = match entry {
                     Entry::Whiteout => {
@@ -52,17 +60,22 @@ impl Scan {
                     Entry::Present(attr, marks) => (attr, marks),
                 };
                 let mut present = Present::new(attr.kind, was);
+                if marks.metacopy {
+                    present.content = Content::Below;
+                    let origin = marks.redirect.as_ref().unwrap_or(&path);
+                    scan.metacopies.push((path.clone(), origin.clone()));
+                }
                 if attr.kind == Kind::Dir {
                     dirs.push((path.clone(), continues(&below, &marks, covered)?));
                     present.opaque = marks.opaque;
+                    if let Some(from) = &marks.redirect {
+                        scan.at_home(attr.ino, from.clone());
+                    }
                     present.redirect_from = marks.redirect;
                 } else if attr.ino != 0 {
                     // Also of files with one name: a file that one side renamed
                     // and the other changed is one inode through two names.
                     present.link = Some(attr.ino);
-                }
-                if marks.metacopy {
-                    present.content = Content::Below;
                 }
                 if attr.ino != 0 {
                     let paths = scan.numbers.entry(attr.ino).or_default();
@@ -72,6 +85,10 @@ impl Scan {
             }
         }
         Ok(scan)
+    }
+
+    fn at_home(&mut self, ino: Ino, path: PathBuf) {
+        self.homes.entry(ino).or_default().insert(path);
     }
 
     /// Names the writers of what this layer, a join layer on top of `here`,
@@ -110,6 +127,15 @@ impl Scan {
 
     /// Adds a layer that lies directly above.
     pub fn then(&mut self, later: Scan) {
+        for (ino, paths) in later.homes {
+            for path in paths {
+                if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+                    && let Some(place) = self.delta.origin(parent)
+                {
+                    self.at_home(ino, place.join(name));
+                }
+            }
+        }
         self.delta.then(later.delta);
         for (ino, paths) in later.numbers {
             self.numbers.entry(ino).or_default().extend(paths);

@@ -5,7 +5,7 @@
 //! of the file in every stack that holds it, and ties the join layer to an
 //! inode that a process may still have mapped.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,9 @@ use nix::fcntl::OFlag;
 
 use super::compare::Sides;
 use super::failpoint;
-use super::numbers::shown_twice;
 use crate::error::{Context, Error, Result};
-use crate::layer::copy_up::{self, Extent, keeping_times};
-use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, Visit, set_ino, walk};
+use crate::layer::copy_up::{self, Extent, Spot, keeping_times};
+use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, set_ino};
 use crate::merge::{Action, JoinPlan, Side};
 use crate::sys::at::{self, SetTime};
 use crate::sys::{copy, xattr};
@@ -31,13 +30,34 @@ pub(super) struct Join<'a> {
     /// The merged stack without the join layer.
     below: &'a Stack,
     inos: &'a Inos,
-    /// Names taken away of inodes that have several, and how many they had.
-    removed: BTreeMap<Ino, (u32, u32)>,
+    sides: &'a Sides,
+    placed_here: Placed,
     /// From which view each number in this layer came: the two sides may have
     /// one number at different paths, and both are kept.
     placed: HashMap<Ino, Side>,
     /// Numbers in place of those that came from the other view already.
     replaced: HashMap<(Side, Ino), Ino>,
+}
+
+/// A file that belongs at a path of the join layer, and is put there when it is known which other
+/// names it has.
+#[derive(Clone, Debug)]
+pub(super) struct Deferred {
+    /// Its number.
+    pub ino: Ino,
+    /// Whose view has it.
+    pub side: Side,
+    /// Where, in that view.
+    pub path: PathBuf,
+}
+
+/// What a plan has put where.
+#[derive(Debug, Default)]
+pub(super) struct Placed {
+    /// Files that are still to come, by the path they belong at.
+    pub deferred: BTreeMap<PathBuf, Deferred>,
+    /// Directories.
+    pub dirs: Vec<(Ino, PathBuf)>,
 }
 
 /// Which inode numbers copies get.
@@ -58,12 +78,13 @@ fn gone(path: &Path) -> Error {
 }
 
 impl<'a> Join<'a> {
-    pub fn new(open: OpenLayer, below: &'a Stack, inos: &'a Inos) -> Join<'a> {
+    pub fn new(open: OpenLayer, below: &'a Stack, sides: &'a Sides, inos: &'a Inos) -> Join<'a> {
         Join {
             open,
             below,
             inos,
-            removed: BTreeMap::new(),
+            sides,
+            placed_here: Placed::default(),
             placed: HashMap::new(),
             replaced: HashMap::new(),
         }
@@ -74,24 +95,37 @@ impl<'a> Join<'a> {
         &self.open
     }
 
-    /// Carries out a plan. `hidden` are names that inodes with several lose by
-    /// stacking alone, with the number of names each had.
+    /// The merged stack without the join layer.
+    pub fn below(&self) -> &'a Stack {
+        self.below
+    }
+
+    /// What is merged.
+    pub fn sides(&self) -> &'a Sides {
+        self.sides
+    }
+
+    /// An inode number that nothing has.
+    pub fn new_number(&self) -> Ino {
+        self.inos.allocate()
+    }
+
+    /// What the plan has put where, to be seen to by the caller.
+    pub fn take_placed(&mut self) -> Placed {
+        std::mem::take(&mut self.placed_here)
+    }
+
+    /// Carries out the actions of a plan.
     ///
     /// # Errors
     /// What the layers or the disk report; the layer is then to be dropped.
-    pub fn carry_out(
-        &mut self,
-        plan: &JoinPlan,
-        sides: &Sides,
-        hidden: &[(Ino, u32)],
-    ) -> Result<()> {
-        for (ino, names) in hidden {
-            self.removed.entry(*ino).or_insert((*names, 0)).1 += 1;
-        }
+    pub fn carry_out(&mut self, plan: &JoinPlan) -> Result<()> {
+        let sides = self.sides;
+        let renamed = Renamed::of(sides, plan);
         for action in plan.actions() {
             let done = match action {
                 Action::Take { side, path, to } => {
-                    let fresh = path != to || shown_twice(sides, plan, *side, path);
+                    let fresh = path != to || renamed.shown_twice(*side, path);
                     self.take(sides, *side, path, to, fresh)
                 }
                 Action::Remove { path } => self.remove(path),
@@ -101,17 +135,54 @@ impl<'a> Join<'a> {
             done.context(|| format!("merging {}", action.target().display()))?;
             failpoint::hit("merge-in-join");
         }
-        for (ino, (names, removed)) in std::mem::take(&mut self.removed) {
-            if self.open.link_state(ino).is_none_or(|state| !state.here) {
-                let state = LinkState {
-                    nlink: names.saturating_sub(removed),
-                    origin: names,
-                    here: false,
-                };
-                self.open.set_link_state(ino, state)?;
-            }
-        }
         Ok(())
+    }
+
+    /// Makes one file, with this number, of all these names. `below` if its content shows at that
+    /// path below the join layer, and need not be copied.
+    ///
+    /// # Errors
+    /// What the layers or the disk report; the layer is then to be dropped.
+    pub fn link_all(
+        &mut self,
+        (view, origin, found): (&Stack, &Path, &Found),
+        below: bool,
+        number: Ino,
+        names: &[&Path],
+    ) -> Result<()> {
+        for name in names {
+            self.make_room(name)?;
+        }
+        let mut found = found.clone();
+        found.attr.ino = number;
+        let extent = if below {
+            Extent::Metadata
+        } else {
+            Extent::Whole
+        };
+        let prepared = copy_up::prepare(&self.open, view, &found, origin, extent)?;
+        if let [name] = names {
+            return copy_up::place(&self.open, &found, &prepared, Spot::Name(&in_tree(name)));
+        }
+        copy_up::place(&self.open, &found, &prepared, Spot::Index)?;
+        let state = LinkState {
+            nlink: u32::try_from(names.len()).unwrap_or(u32::MAX),
+            // As if it was born here: there are no further names to be found below.
+            origin: 0,
+            here: true,
+        };
+        self.open.set_link_state(number, state)?;
+        names.iter().try_for_each(|name| self.link(number, name))
+    }
+
+    /// Gives an inode that is in `index/` a further name.
+    fn link(&self, ino: Ino, name: &Path) -> Result<()> {
+        let (index, target) = (OpenLayer::index_path(ino), in_tree(name));
+        let link = || at::link(&self.open, &index, &self.open, &target);
+        match target.parent() {
+            Some(parent) => keeping_times(&self.open, parent, link),
+            None => link(),
+        }
     }
 
     fn take(
@@ -147,6 +218,15 @@ impl<'a> Join<'a> {
         let mut pending = vec![(found, path.to_path_buf(), to.to_path_buf())];
         while let Some((mut found, path, to)) = pending.pop() {
             let origin = found.attr.ino;
+            if let Numbers::Of(side) = &numbers
+                && !found.attr.is_dir()
+                && self.sides.holds(origin)
+            {
+                let (ino, side) = (origin, *side);
+                let deferred = Deferred { ino, side, path };
+                self.placed_here.deferred.insert(to, deferred);
+                continue;
+            }
             match &mut numbers {
                 Numbers::Fresh(known) => {
                     let fresh = known.entry(origin).or_insert_with(|| self.inos.allocate());
@@ -164,6 +244,7 @@ impl<'a> Join<'a> {
                 continue;
             }
             copy_up::directory(&self.open, view, &found, &in_tree(&to))?;
+            self.placed_here.dirs.push((found.attr.ino, to.clone()));
             for name in view.list(&found.parts)?.into_keys() {
                 if let Some(child) = view.lookup(&found.parts, &name)? {
                     pending.push((child, path.join(&name), to.join(&name)));
@@ -190,11 +271,7 @@ impl<'a> Join<'a> {
         let known = self.open.link_state(ino);
         if found.attr.nlink > 1 && known.is_some_and(|state| state.here) {
             // A further name of a file that is here already.
-            let link = || at::link(&self.open, &OpenLayer::index_path(ino), &self.open, &target);
-            return match target.parent() {
-                Some(parent) => keeping_times(&self.open, parent, link),
-                None => link(),
-            };
+            return self.link(ino, to);
         }
         copy_up::entry(&self.open, view, found, path, &target, Extent::Whole)?;
         if born_here && found.attr.nlink > 1 {
@@ -210,24 +287,9 @@ impl<'a> Join<'a> {
 
     /// Clears a path of the join layer and makes the directories above it.
     fn make_room(&mut self, to: &Path) -> Result<()> {
-        self.count_removed(to)?;
         let parent = to.parent().unwrap_or(Path::new(""));
         copy_up::copy_dir(&self.open, self.below, parent)?;
         at::remove_all(&self.open, &in_tree(to))
-    }
-
-    /// Remembers which inodes with several names lose some.
-    fn count_removed(&mut self, path: &Path) -> Result<()> {
-        let removed = &mut self.removed;
-        walk(self.below, path, &mut |_, found| {
-            if !found.attr.is_dir() && found.attr.nlink > 1 {
-                removed
-                    .entry(found.attr.ino)
-                    .or_insert((found.attr.nlink, 0))
-                    .1 += 1;
-            }
-            Ok(Visit::Enter)
-        })
     }
 
     fn remove(&mut self, path: &Path) -> Result<()> {
@@ -276,13 +338,8 @@ impl<'a> Join<'a> {
             .filter(|base| base.attr.kind == Kind::File)
             .map_or(0, |base| base.attr.size);
         let attr = step.attr;
-        self.put(
-            &sides.step,
-            path,
-            step.clone(),
-            path,
-            Numbers::Of(Side::Step),
-        )?;
+        self.make_room(path)?;
+        self.put_file(&sides.step, &step, path, path, false)?;
         let file = at::open(&self.open, &in_tree(path), OFlag::O_RDWR, 0)?;
         nix::unistd::ftruncate(&file, 0)?;
         let (first, second) = (sides.stage.open(&stage)?, sides.step.open(&step)?);
@@ -295,29 +352,57 @@ impl<'a> Join<'a> {
         at::futimens(&file, SetTime::To(attr.atime), SetTime::To(attr.mtime))
     }
 
-    /// Gives what is at `path` in the merged tree a number of its own.
+    /// Gives the directory at `path` of the merged tree a number of its own.
     ///
     /// # Errors
     /// What the layers or the disk report.
-    pub fn renumber(
-        &mut self,
-        merged: &Stack,
-        path: &Path,
-        fresh: &mut HashMap<Ino, Ino>,
-    ) -> Result<()> {
-        let found = merged.find(path)?.ok_or_else(|| gone(path))?;
-        if !found.attr.is_dir() {
-            return self.put(merged, path, found, path, Numbers::Fresh(fresh));
-        }
-        copy_up::copy_dir(&self.open, self.below, path)?;
+    pub fn renumber_dir(&self, merged: &Stack, path: &Path) -> Result<()> {
+        copy_up::copy_dir(&self.open, merged, path)?;
         let marked = match self.open.entry(path)? {
             Some(Entry::Present(_, marks)) => marks != Marks::default(),
             _ => false,
         };
-        let ino = *fresh
-            .entry(found.attr.ino)
-            .or_insert_with(|| self.inos.allocate());
-        set_ino(&self.open, &in_tree(path), ino, marked)
+        set_ino(&self.open, &in_tree(path), self.inos.allocate(), marked)
+    }
+}
+
+/// The directories that the sides renamed, as far as the merged tree may show them twice.
+struct Renamed<'a> {
+    sides: &'a Sides,
+    moves: HashMap<Side, Vec<(&'a Path, &'a Path)>>,
+}
+
+impl<'a> Renamed<'a> {
+    fn of(sides: &'a Sides, plan: &JoinPlan) -> Renamed<'a> {
+        let mut removed = BTreeSet::new();
+        for action in plan.actions() {
+            if let Action::Remove { path } = action {
+                removed.insert(path.as_path());
+            }
+        }
+        let stays = |(to, _): &(&Path, &Path)| !to.ancestors().any(|up| removed.contains(up));
+        let moves = [Side::Stage, Side::Step]
+            .map(|side| (side, sides.renames(side).filter(stays).collect()));
+        Renamed {
+            sides,
+            moves: moves.into(),
+        }
+    }
+
+    /// Whether the merged tree also shows, under another name, the directory that an action
+    /// copies: the other side renamed it (or one above or below it), and both are kept.
+    fn shown_twice(&self, side: Side, path: &Path) -> bool {
+        let moves = self
+            .moves
+            .get(&side.other())
+            .filter(|moves| !moves.is_empty());
+        let origin = moves.and_then(|_| self.sides.scan(side).delta.origin(path));
+        let (Some(moves), Some(origin)) = (moves, origin) else {
+            return false;
+        };
+        moves.iter().any(|(to, from)| {
+            (from.starts_with(&origin) || origin.starts_with(from)) && *to != path
+        })
     }
 }
 

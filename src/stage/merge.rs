@@ -18,7 +18,6 @@ use crate::error::Result;
 use crate::layer::{OpenLayer, Stack, seal};
 use crate::merge::{Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, classify};
 use crate::sys::at;
-use crate::tree::Ino;
 
 /// What a merge did.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -263,7 +262,7 @@ impl Stage {
             None => prepared.undecided = true,
             Some(plan) if !prepared.undecided => {
                 let below = sides.stage.with(self.layer(layer)?);
-                if let Some(id) = self.make_join((step, known.first_ino), &plan, &sides, &below)? {
+                if let Some(id) = self.make_join(step, &plan, &sides, &below)? {
                     prepared.pushed.push(id.clone());
                     prepared.report.join_layers.push(id);
                 }
@@ -325,14 +324,13 @@ impl Stage {
     /// Makes the join layer of a step, if it needs one.
     fn make_join(
         &self,
-        (step, floor): (&str, Ino),
+        step: &str,
         plan: &JoinPlan,
         sides: &Sides,
         below: &Stack,
     ) -> Result<Option<String>> {
-        let suspects = Suspects::find(sides, plan, floor)?;
-        let hidden = numbers::hidden_names(sides, below)?;
-        if plan.is_empty() && suspects.is_empty() && hidden.is_empty() {
+        let suspects = Suspects::find(sides, plan);
+        if plan.is_empty() && suspects.is_empty() {
             return Ok(None);
         }
         failpoint::hit("merge-before-join");
@@ -341,9 +339,9 @@ impl Stage {
         let path = self.layers_dir().join(format!(".{id}"));
         let make = || -> Result<bool> {
             std::fs::create_dir_all(&path)?;
-            let mut join = Join::new(OpenLayer::open(&path)?, below, &self.inos);
-            join.carry_out(plan, sides, &hidden)?;
-            numbers::separate(&mut join, below, suspects)?;
+            let mut join = Join::new(OpenLayer::open(&path)?, below, sides, &self.inos);
+            join.carry_out(plan)?;
+            numbers::settle(&mut join, plan, suspects)?;
             if join.open().is_clean()? {
                 return Ok(false);
             }

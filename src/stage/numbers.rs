@@ -1,182 +1,429 @@
-//! One inode number, one file: what a merge must not lose.
+//! One inode number, one file, and as many names as it says: what a merge must not lose.
 //!
-//! If one side renamed or linked a file and the other changed it, both layers
-//! hold the inode, at different paths and with different content. Where the
-//! merged tree shows both, one of them gets a number of its own.
+//! The layers of both sides may hold one inode, at different paths: a file that one side linked
+//! or renamed and the other changed as well. What is read of it, and how many names it has, comes
+//! from whichever layer holds it. So when all else is decided, each inode that both sides have to
+//! do with is looked up in the merged tree, under the names that the sides know. A layer that
+//! holds an inode has all names that its view has, so there are no others. Names of one version
+//! become one file; a further version gets a number of its own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use super::compare::Sides;
-use super::join::Join;
-use crate::error::Result;
-use crate::layer::{Stack, Visit, read_open, walk};
-use crate::merge::{Action, JoinPlan, Side};
-use crate::tree::Ino;
+use nix::errno::Errno;
 
-/// Inodes that the merged tree might show as two different things.
+use super::compare::Sides;
+use super::content::Seen;
+use super::join::{Deferred, Join};
+use crate::error::Result;
+use crate::layer::{LinkState, Stack, Visit, read_open, walk};
+use crate::merge::{Change, Delta, JoinPlan, Links, Side};
+use crate::tree::Ino;
+use crate::tree::union::Found;
+
+/// Inodes that stacking and the plan may show in pieces, or with a wrong number of names.
 #[derive(Debug, Default)]
 pub(super) struct Suspects {
-    /// Where the layers hold them.
-    numbers: BTreeMap<Ino, BTreeSet<PathBuf>>,
-    /// Directories that show more than the layers hold, where they may be too.
-    roots: BTreeSet<PathBuf>,
+    /// Of those that a side's layers hold, where they may be.
+    held: BTreeMap<Ino, BTreeSet<PathBuf>>,
+    /// Those that no side's layers hold, but that have lost names.
+    lost_names: BTreeSet<Ino>,
+    /// Metadata-only copies of the step, where the stage has changed what is below them.
+    metacopies: Vec<PathBuf>,
 }
 
 impl Suspects {
-    /// Finds inodes that both sides hold, not at the same paths, and those that
-    /// one side moved while the other renamed a directory above, or has one
-    /// copied. What was made after the number `floor` is in one place only.
-    ///
-    /// # Errors
-    /// What the layers report.
-    pub fn find(sides: &Sides, plan: &JoinPlan, floor: Ino) -> Result<Suspects> {
+    /// Finds them. Needs nothing from disk.
+    pub fn find(sides: &Sides, plan: &JoinPlan) -> Suspects {
         let mut all = Suspects::default();
-        let others = &sides.stage_scan.numbers;
-        for (ino, paths) in &sides.step_scan.numbers {
-            if let Some(others) = others.get(ino).filter(|others| *others != paths) {
-                let both = paths.union(others).cloned().collect();
-                all.numbers.insert(*ino, both);
-            }
-        }
-        let mut moved = BTreeMap::new();
-        for side in [Side::Stage, Side::Step] {
-            let mut roots: BTreeSet<PathBuf> = BTreeSet::new();
-            for action in plan.actions() {
-                if let Action::Take { to, .. } = action {
-                    roots.insert(to.clone());
+        let moves = Moves::of(sides);
+        let planned: BTreeSet<&Path> = plan.actions().iter().map(|act| act.target()).collect();
+        let counted = [
+            counted_in(&sides.stage, sides.base.layers().len()),
+            counted_in(&sides.step, sides.base.layers().len()),
+        ];
+        let linked: HashSet<Ino> = plan.links().iter().map(|links| links.inode).collect();
+        for (side, counted_by_other) in [(Side::Stage, &counted[1]), (Side::Step, &counted[0])] {
+            let other = &sides.scan(side.other()).delta;
+            for (ino, names) in &sides.scan(side).numbers {
+                let shared = sides.scan(side.other()).numbers.contains_key(ino);
+                if shared && side == Side::Step {
+                    continue; // Seen from the stage's side.
+                }
+                let met = |path: &PathBuf| {
+                    let on_the_way = |above: &Path| planned.contains(above);
+                    other.get(path).is_some()
+                        || other.hides_from_above(path)
+                        || (!planned.is_empty() && path.ancestors().any(on_the_way))
+                };
+                let counts = counted_by_other.contains(ino);
+                let concerned = shared
+                    || counts
+                    || linked.contains(ino)
+                    || !moves.is_empty()
+                    || names.iter().any(met)
+                    || sides.homes(*ino).any(met);
+                if !concerned {
+                    continue;
+                }
+                let paths = places(sides, &moves, *ino);
+                // What has one place only is there as a whole.
+                if counts || paths.len() > 1 {
+                    all.held.insert(*ino, paths);
                 }
             }
-            for (to, entry) in sides.scan(side.other()).delta.iter() {
-                if entry.change.redirect_from().is_some() {
-                    roots.insert(to.clone());
-                }
-            }
-            if roots.is_empty() {
-                continue;
-            }
-            let before = moved.len();
-            for (ino, paths) in sides.scan(side).numbers.range(..floor) {
-                for path in paths {
-                    let there = sides.base.find(path)?;
-                    if there.is_none_or(|there| there.attr.ino != *ino) {
-                        moved.insert(*ino, paths.clone());
-                    }
-                }
-            }
-            if moved.len() > before {
-                all.roots.extend(roots);
-            }
         }
-        for (ino, paths) in moved {
-            all.numbers.entry(ino).or_default().extend(paths);
-        }
-        Ok(all)
+        let both = counted[0].intersection(&counted[1]);
+        let either = counted[0].union(&counted[1]);
+        // What one side alone has counted is right, unless its removal came to nothing.
+        all.lost_names = match plan.actions().is_empty() && moves.is_empty() {
+            true => both.copied().collect(),
+            false => either.copied().collect(),
+        };
+        all.lost_names.retain(|ino| !sides.holds(*ino));
+        let stage = &sides.stage_scan.delta;
+        let changed = |place: &Path| stage.get(place).is_some() || stage.severs_above(place);
+        let copies = sides.step_scan.metacopies.iter();
+        let copies = copies.filter(|(_, origin)| changed(origin));
+        all.metacopies = copies.map(|(path, _)| path.clone()).collect();
+        all
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.numbers.is_empty()
+        self.held.is_empty() && self.lost_names.is_empty() && self.metacopies.is_empty()
     }
 }
 
-/// Names of inodes with several that the step's layer hides, and that were not
-/// there when the step began, so that its own counts know nothing of them.
-///
-/// # Errors
-/// What the layers report.
-pub(super) fn hidden_names(sides: &Sides, below: &Stack) -> Result<Vec<(Ino, u32)>> {
-    let step = &sides.step_scan.delta;
-    let mut hidden = Vec::new();
-    for (path, entry) in sides.stage_scan.delta.iter() {
-        let linked = entry
-            .change
-            .present()
-            .is_some_and(|present| present.link.is_some());
-        if !linked || !(step.get(path).is_some() || step.hides_from_above(path)) {
-            continue;
+/// Where an inode that a side holds may be: where the sides have it, and where the base has it,
+/// under the names that renamed directories have now.
+fn places(sides: &Sides, moves: &Moves<'_>, ino: Ino) -> BTreeSet<PathBuf> {
+    let named = [Side::Stage, Side::Step].map(|side| sides.scan(side).numbers.get(&ino));
+    let named = named.into_iter().flatten().flatten();
+    let mut paths: BTreeSet<PathBuf> = named.chain(sides.homes(ino)).cloned().collect();
+    moves.follow(&mut paths);
+    paths
+}
+
+/// The inodes whose names the layers above the lowest `depth` have counted.
+fn counted_in(stack: &Stack, depth: usize) -> BTreeSet<Ino> {
+    let layers = stack.layers().iter().skip(depth);
+    layers
+        .flat_map(|layer| layer.link_changes().keys().copied())
+        .collect()
+}
+
+/// The directories that either side renamed.
+struct Moves<'a>(BTreeMap<&'a Path, BTreeSet<&'a Path>>);
+
+impl<'a> Moves<'a> {
+    fn of(sides: &'a Sides) -> Moves<'a> {
+        let mut moves: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
+        for side in [Side::Stage, Side::Step] {
+            for (to, from) in sides.renames(side) {
+                moves.entry(from).or_default().insert(to);
+            }
         }
-        let ino_in = |stack: &Stack| -> Result<Option<Ino>> {
-            Ok(stack.find(path)?.map(|found| found.attr.ino))
-        };
-        if let Some(found) = sides.stage.find(path)?
-            && found.attr.nlink > 1
-            && ino_in(&sides.base)? != Some(found.attr.ino)
-            && ino_in(below)? != Some(found.attr.ino)
-        {
-            hidden.push((found.attr.ino, found.attr.nlink));
+        Moves(moves)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Adds where paths may be now.
+    fn follow(&self, paths: &mut BTreeSet<PathBuf>) {
+        if self.is_empty() {
+            return;
+        }
+        let mut moved = Vec::new();
+        for path in &*paths {
+            for from in path.ancestors() {
+                let rest = path.strip_prefix(from).unwrap_or(Path::new(""));
+                for to in self.0.get(from).into_iter().flatten() {
+                    moved.push(match rest.as_os_str().is_empty() {
+                        true => to.to_path_buf(),
+                        false => to.join(rest),
+                    });
+                }
+            }
+        }
+        paths.extend(moved);
+    }
+}
+
+/// Whose version of an inode a name shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Version {
+    Of(Side),
+    /// Made by the merge, in the join layer.
+    Made,
+}
+
+/// A name that shows an inode in the merged tree.
+struct Shown {
+    path: PathBuf,
+    version: Version,
+    found: Found,
+    /// Where the join layer is to have it from, if stacking does not show it.
+    deferred: Option<Deferred>,
+}
+
+impl Shown {
+    /// The entry, and where it is in which stack.
+    fn source<'a>(&'a self, sides: &'a Sides, merged: &'a Stack) -> (&'a Stack, &'a Path) {
+        match &self.deferred {
+            Some(from) => (sides.view(from.side), &from.path),
+            None => (merged, &self.path),
         }
     }
-    Ok(hidden)
 }
 
-/// Whether the merged tree also shows, under another name, the directory that
-/// an action copies: the other side renamed it (or one above or below it), and
-/// both are kept.
-pub(super) fn shown_twice(sides: &Sides, plan: &JoinPlan, side: Side, path: &Path) -> bool {
-    let Some(origin) = sides.scan(side).delta.origin(path) else {
-        return false;
-    };
-    let gone = |place: &Path| {
-        plan.actions()
-            .iter()
-            .any(|action| matches!(action, Action::Remove { path } if place.starts_with(path)))
-    };
-    let moves = sides.scan(side.other()).delta.iter();
-    let mut renamed = moves.filter_map(|(to, entry)| Some((to, entry.change.redirect_from()?)));
-    renamed.any(|(to, from)| {
-        (from.starts_with(&origin) || origin.starts_with(from)) && to != path && !gone(to)
-    })
-}
-
-/// Gives new numbers where the merged tree would show two things with one.
-/// Called when the join layer holds everything else.
+/// Makes every suspect one file with the right number of names. Called when the join layer holds
+/// everything else.
 ///
 /// # Errors
 /// What the layers or the disk report.
-pub(super) fn separate(join: &mut Join<'_>, below: &Stack, mut suspects: Suspects) -> Result<()> {
+pub(super) fn settle(join: &mut Join<'_>, plan: &JoinPlan, mut suspects: Suspects) -> Result<()> {
+    let mut placed = join.take_placed();
+    let sides = join.sides();
+    let merged = join.below().with(read_open(join.open().path())?);
+    for path in &suspects.metacopies {
+        if let Some(found) = merged.find(path)?
+            && found.parts[0].layer == sides.stage.layers().len()
+            && !placed.deferred.contains_key(path)
+            && !has_its_content(sides, &merged, path, &found)?
+        {
+            let (ino, side, from) = (found.attr.ino, Side::Step, path.clone());
+            let deferred = Deferred {
+                ino,
+                side,
+                path: from,
+            };
+            placed.deferred.insert(path.clone(), deferred);
+        }
+    }
+    let moves = Moves::of(sides);
+    let deferred = placed.deferred.iter().map(|(to, from)| (from.ino, to));
+    let dirs = placed.dirs.iter().map(|(ino, to)| (*ino, to));
+    for (ino, to) in deferred.chain(dirs).filter(|(ino, _)| sides.holds(*ino)) {
+        let held = suspects.held.entry(ino);
+        let paths = held.or_insert_with(|| places(sides, &moves, ino));
+        paths.insert(to.clone());
+    }
     if suspects.is_empty() {
         return Ok(());
     }
-    let merged = below.with(read_open(join.open().path())?);
-    for root in &suspects.roots {
-        let numbers = &mut suspects.numbers;
-        walk(&merged, root, &mut |path, found| {
-            if let Some(paths) = numbers.get_mut(&found.attr.ino) {
+    let links: HashMap<Ino, &Links> = plan.links().iter().map(|l| (l.inode, l)).collect();
+    for (ino, paths) in &suspects.held {
+        let mut shown = Vec::new();
+        let mut dirs = Vec::new();
+        for path in paths {
+            let deferred = placed.deferred.get(path);
+            if deferred.is_some_and(|from| from.ino != *ino) {
+                continue;
+            }
+            let (found, version) = match deferred {
+                Some(from) => (
+                    sides.view(from.side).find(&from.path)?,
+                    Version::Of(from.side),
+                ),
+                None => {
+                    let found = merged.find(path)?.filter(|found| found.attr.ino == *ino);
+                    let version = found.as_ref().map(|found| version(sides, *ino, found));
+                    (found, version.unwrap_or(Version::Made))
+                }
+            };
+            let Some(found) = found else { continue };
+            if found.attr.is_dir() {
+                dirs.push((found.parts[0].layer, path));
+                continue;
+            }
+            shown.push(Shown {
+                path: path.clone(),
+                version,
+                found,
+                deferred: deferred.cloned(),
+            });
+        }
+        // The uppermost keeps its number: it is the later writer's.
+        let kept = dirs.iter().max_by_key(|(layer, _)| *layer).copied();
+        for (_, path) in dirs.iter().filter(|dir| Some(**dir) != kept) {
+            join.renumber_dir(&merged, path)?;
+        }
+        settle_file(join, &merged, *ino, shown, links.get(ino).copied())?;
+    }
+    count_lost_names(join, &merged, &moves, &suspects.lost_names)
+}
+
+/// Whether a metadata-only copy of the step shows in the merged tree the content that it has in
+/// the step's view.
+fn has_its_content(sides: &Sides, merged: &Stack, path: &Path, found: &Found) -> Result<bool> {
+    let Some(own) = sides.step.find(path)? else {
+        return Ok(true);
+    };
+    match merged.content(found) {
+        Ok(_) => Seen::new(merged, found).same_content(Seen::new(&sides.step, &own)),
+        // There is nothing below it any more.
+        Err(error) if error.errno() == Errno::EIO => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn version(sides: &Sides, ino: Ino, found: &Found) -> Version {
+    let layer = found.parts[0].layer;
+    let (base, stage) = (sides.base.layers().len(), sides.stage.layers().len());
+    match layer {
+        // One that no layer of a side holds is in that side's view what it is in the base.
+        _ if layer < base => match sides.scan(Side::Stage).numbers.contains_key(&ino) {
+            true => Version::Of(Side::Step),
+            false => Version::Of(Side::Stage),
+        },
+        _ if layer < stage => Version::Of(Side::Stage),
+        _ if layer == stage => Version::Of(Side::Step),
+        _ => Version::Made,
+    }
+}
+
+/// Makes one file of each version of an inode.
+fn settle_file(
+    join: &mut Join<'_>,
+    merged: &Stack,
+    ino: Ino,
+    mut shown: Vec<Shown>,
+    links: Option<&Links>,
+) -> Result<()> {
+    let sides = join.sides();
+    let winner = links.map(|links| Version::Of(links.side));
+    let has_winner = shown.iter().any(|name| Some(name.version) == winner);
+    let mut files: BTreeMap<Version, Vec<Shown>> = BTreeMap::new();
+    // What has the version to be shown comes first: it is what the others are made of.
+    shown.sort_by_key(|name| Some(name.version) != winner);
+    for name in shown {
+        let united = links.filter(|links| has_winner && links.names.contains(&name.path));
+        let version = united.map_or(name.version, |links| Version::Of(links.side));
+        files.entry(version).or_default().push(name);
+    }
+    if let Some(stage) = files.remove(&Version::Of(Side::Stage)) {
+        let step = files.get_mut(&Version::Of(Side::Step));
+        match step {
+            Some(step) if alike(sides, merged, &stage[0], &step[0])? => step.extend(stage),
+            _ => drop(files.insert(Version::Of(Side::Stage), stage)),
+        }
+    }
+    // The later writer's keeps the number.
+    let kept = files.keys().max().copied();
+    for (version, names) in files {
+        let number = match Some(version) == kept {
+            true => ino,
+            false => join.new_number(),
+        };
+        let layer = names[0].found.parts[0].layer;
+        let stays = |name: &Shown| name.deferred.is_none() && name.found.parts[0].layer == layer;
+        if number == ino && names.iter().all(stays) {
+            let count = u32::try_from(names.len()).unwrap_or(u32::MAX);
+            let here = version == Version::Made;
+            recount(join, ino, (names[0].found.attr.nlink, count), here)?;
+            continue;
+        }
+        // What lies below the join layer already need not be copied.
+        let version = names[0].version;
+        let mut own = names.iter().filter(|name| name.version == version);
+        let source = own
+            .find(|name| name.deferred.is_none())
+            .unwrap_or(&names[0]);
+        let (stack, origin) = source.source(sides, merged);
+        let below = source.deferred.is_none() && version != Version::Made;
+        let paths: Vec<&Path> = names.iter().map(|name| name.path.as_path()).collect();
+        join.link_all((stack, origin, &source.found), below, number, &paths)?;
+    }
+    Ok(())
+}
+
+fn alike(sides: &Sides, merged: &Stack, a: &Shown, b: &Shown) -> Result<bool> {
+    let (a_stack, _) = a.source(sides, merged);
+    let (b_stack, _) = b.source(sides, merged);
+    let (a, b) = (Seen::new(a_stack, &a.found), Seen::new(b_stack, &b.found));
+    Ok(a.same_content(b)? && a.same_metadata(b)?)
+}
+
+/// Corrects how many names an inode has; `here` if the join layer holds it, under all of them.
+fn recount(join: &Join<'_>, ino: Ino, (from, to): (u32, u32), here: bool) -> Result<()> {
+    let origin = match here {
+        // As if it was born here: there are no further names to be found below.
+        true => 0,
+        false if from == to => return Ok(()),
+        false => from,
+    };
+    let state = LinkState {
+        nlink: to,
+        origin,
+        here,
+    };
+    join.open().set_link_state(ino, state)
+}
+
+/// Counts the names that are left of inodes that only lie in the base: both sides may have
+/// removed, and counted, the same name, or a name may have come back.
+fn count_lost_names(
+    join: &Join<'_>,
+    merged: &Stack,
+    moves: &Moves<'_>,
+    inodes: &BTreeSet<Ino>,
+) -> Result<()> {
+    if inodes.is_empty() {
+        return Ok(());
+    }
+    let sides = join.sides();
+    let mut names: BTreeMap<Ino, (u32, BTreeSet<PathBuf>)> = BTreeMap::new();
+    let mut regions = BTreeSet::new();
+    for side in [Side::Stage, Side::Step] {
+        regions.extend(hidden_places(&sides.scan(side).delta));
+    }
+    let mut walked: Option<&PathBuf> = None;
+    for region in &regions {
+        if walked.is_some_and(|above| region.starts_with(above)) {
+            continue;
+        }
+        walked = Some(region);
+        walk(&sides.base, region, &mut |path, found| {
+            if inodes.contains(&found.attr.ino) {
+                let known = names.entry(found.attr.ino);
+                let (_, paths) = known.or_insert((found.attr.nlink, BTreeSet::new()));
                 paths.insert(path.to_path_buf());
             }
             Ok(Visit::Enter)
         })?;
     }
-    for (ino, paths) in &suspects.numbers {
-        let mut shown: Vec<(usize, &Path, bool)> = Vec::new();
-        for path in paths {
-            if let Some(found) = merged.find(path)?
-                && found.attr.ino == *ino
-            {
-                shown.push((found.parts[0].layer, path, found.attr.is_dir()));
-            }
+    for (ino, (nlink, mut paths)) in names {
+        if join.open().link_state(ino).is_some_and(|state| state.here) {
+            continue; // Its names are found when the layer is sealed.
         }
-        // The uppermost keeps its number: it is the later writer's.
-        let Some(kept) = shown.iter().max_by_key(|(layer, ..)| *layer).copied() else {
-            continue;
-        };
-        let mut fresh: HashMap<usize, HashMap<Ino, Ino>> = HashMap::new();
-        for (layer, path, is_dir) in shown {
-            // Names of one file lie in one layer; a directory has one name.
-            let same = if is_dir {
-                path == kept.1
-            } else {
-                layer == kept.0
-            };
-            if !same {
-                let numbers = fresh.entry(layer).or_default();
-                if is_dir {
-                    numbers.clear();
-                }
-                join.renumber(&merged, path, numbers)?;
-            }
+        let before = u32::try_from(paths.len()).unwrap_or(u32::MAX);
+        moves.follow(&mut paths);
+        let mut left = 0;
+        for path in &paths {
+            let found = merged.find(path)?;
+            left += u32::from(found.is_some_and(|found| found.attr.ino == ino));
         }
+        let layers = join.below().layers().iter().skip(sides.base.layers().len());
+        let changes = layers.filter_map(|layer| layer.link_changes().get(&ino));
+        let counted = changes.fold(i64::from(nlink), |sum, change| (sum + change).max(0));
+        let counted = u32::try_from(counted).unwrap_or(u32::MAX);
+        let truth = nlink.saturating_sub(before).saturating_add(left);
+        recount(join, ino, (counted, truth), false)?;
     }
     Ok(())
+}
+
+/// The places in the base of which a side no longer shows the entry that is there.
+fn hidden_places(delta: &Delta) -> impl Iterator<Item = PathBuf> {
+    delta.iter().filter_map(|(path, entry)| {
+        let hides = match &entry.change {
+            Change::Deleted { was } => was.is_some(),
+            Change::Present(_) => entry.change.was().is_some() && entry.change.severs(),
+        };
+        let parent = delta.origin(path.parent()?).filter(|_| hides)?;
+        Some(parent.join(path.file_name()?))
+    })
 }

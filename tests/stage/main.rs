@@ -5,7 +5,9 @@
 mod crashes;
 mod groups;
 mod life;
+mod links;
 mod merges;
+mod program;
 mod random;
 mod rig;
 mod snapshots;

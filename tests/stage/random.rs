@@ -1,9 +1,11 @@
 //! Random steps, merged: the tree is sound, and where there was no conflict it
 //! is the one that running the steps one after another gives.
 
+use std::path::Path;
+
 use harness_fs::merge::Policy;
 
-use crate::rig::{Hand, Rig, names};
+use crate::rig::{Hand, Rig, Tree, names};
 
 /// Numbers that are the same in every run (Knuth's MMIX generator).
 struct Dice(u64);
@@ -160,5 +162,127 @@ fn one_round(seed: u64) -> bool {
 fn random_steps_merge_to_a_sound_tree() {
     let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(60, |n| n.parse().unwrap());
     let clean = (1..=rounds).filter(|seed| one_round(*seed)).count() as u64;
+    assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
+}
+
+/// Names that may be one file: `README` and `README2` are, in the base.
+const LINKABLE: &[&str] = &[
+    "0/README",
+    "0/README2",
+    "0/log",
+    "0/docs/b",
+    "0/docs/a/deep",
+    "0/l1",
+    "0/l2",
+    "0/docs/l3",
+];
+
+fn command(dice: &mut Dice, writer: &str) -> String {
+    let (a, b) = (pick(dice, LINKABLE), pick(dice, LINKABLE));
+    match dice.roll(16) {
+        0..=5 => format!("ln {a} {b}"),
+        6 => format!("ln -f {a} {b}"),
+        7 | 8 => format!("write {a} {writer}{}", dice.roll(2)),
+        9 => format!("replace {a} {writer}{}", dice.roll(2)),
+        10 => format!("chmod 6{}0 {a}", dice.roll(3) * 2),
+        11 => format!("touch {a}"),
+        12 => format!("mv {a} {b}"),
+        13 => format!("rm -r {}", pick(dice, &["0/docs", "0/docs/a"])),
+        14 => "mv 0/docs 0/manual".to_owned(),
+        _ => format!("rm {a}"),
+    }
+}
+
+/// Runs two steps that link, unlink and write; says whether they merged without a conflict.
+fn one_round_of_links(seed: u64) -> bool {
+    let mut dice = Dice(seed);
+    let mut commands = |writer| -> Vec<String> {
+        let count = 1 + dice.roll(4);
+        (0..count).map(|_| command(&mut dice, writer)).collect()
+    };
+    let (a, b) = (commands("a"), commands("b"));
+    let policy = [
+        None,
+        Some(Policy::First),
+        Some(Policy::Last),
+        Some(Policy::KeepBoth),
+    ];
+    let policy = policy[seed as usize % 4];
+    let both = names(&["a", "b"]);
+    let rig = Rig::new();
+    // A step before, so that what the two start from has names in a layer too.
+    rig.step("before", |_| {
+        rig.run("before", "ln 0/docs/b 0/l2; chmod 600 0/docs/a/deep")
+    });
+    rig.stage.merge(&names(&["before"]), None).unwrap();
+    rig.begin("a");
+    rig.begin("b");
+    let (a, b) = (rig.try_to_run("a", &a), rig.try_to_run("b", &b));
+    println!("seed {seed}: a {a:?}, b {b:?}, {policy:?}");
+    let clean = match rig.stage.merge(&both, policy) {
+        Ok(report) => report.conflicts.is_empty(),
+        Err(_) => {
+            rig.stage.merge(&both, Some(Policy::Last)).unwrap();
+            false
+        }
+    };
+    // Reading the tree checks that each number is one file, with as many names as it says.
+    let merged = rig.tree();
+    let rig = rig.die_and_resume();
+    assert_eq!(rig.tree(), merged);
+    // A step on top counts from what the merge left.
+    rig.step("after", |_| {
+        rig.try_to_run(
+            "after",
+            &["rm 0/l1", "ln 0/log 0/l1", "rm 0/README", "ln 0/l2 0/x"],
+        );
+    });
+    rig.stage.merge(&names(&["after"]), None).unwrap();
+    rig.tree();
+    if clean {
+        assert_sequential(&merged, &a, &b);
+    }
+    clean
+}
+
+/// The paths of which a command changes what file they stand for.
+fn renames(command: &str) -> Vec<&str> {
+    let words: Vec<&str> = command.split_whitespace().collect();
+    match words[..] {
+        ["chmod" | "touch", ..] => Vec::new(),
+        ["ln", .., to] => vec![to],
+        // Only if it was not there; what is changed in place is no matter.
+        ["write", path, _] | ["replace", path, _] => vec![path],
+        ["mv", from, to] => vec![from, to],
+        _ => vec![words[words.len() - 1]],
+    }
+}
+
+/// A clean merge is what running the steps one after another gives, unless the second looked at
+/// a name that the first had given to another file.
+fn assert_sequential(merged: &Tree, a: &[&str], b: &[&str]) {
+    let changed: Vec<&str> = a.iter().flat_map(|command| renames(command)).collect();
+    let mut looked_at = b.iter().flat_map(|command| command.split(' ').skip(1));
+    let near = |a: &str, b: &str| Path::new(a).starts_with(b) || Path::new(b).starts_with(a);
+    if looked_at.any(|path| changed.iter().any(|changed| near(changed, path))) {
+        return;
+    }
+    let rig = Rig::new();
+    let before = ["ln 0/docs/b 0/l2", "chmod 600 0/docs/a/deep"];
+    for (step, commands) in [("before", &before[..]), ("a", a), ("b", b)] {
+        rig.step(step, |_| {
+            commands.iter().for_each(|command| rig.run(step, command))
+        });
+        rig.stage.merge(&names(&[step]), None).unwrap();
+    }
+    assert_eq!(rig.tree(), *merged);
+}
+
+#[test]
+fn random_links_merge_to_a_sound_tree() {
+    let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(60, |n| n.parse().unwrap());
+    let clean = (1..=rounds)
+        .filter(|seed| one_round_of_links(*seed))
+        .count() as u64;
     assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
 }

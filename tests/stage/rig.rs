@@ -371,6 +371,7 @@ impl Tree {
     pub fn of(stack: &Stack) -> Tree {
         let mut lines = BTreeMap::new();
         let mut inodes: HashMap<Ino, (usize, u32, u32)> = HashMap::new();
+        let mut first_names: HashMap<Ino, String> = HashMap::new();
         walk(stack, Path::new(""), &mut |path, found| {
             let attr = &found.attr;
             assert!(attr.ino > 1, "{} has no number", path.display());
@@ -387,7 +388,9 @@ impl Tree {
                 let mut text = String::new();
                 let mut file = fs::File::from(stack.open(found)?);
                 file.read_to_string(&mut text)?;
-                write!(line, " nlink {} {text:?}", attr.nlink).unwrap();
+                let first = first_names.entry(attr.ino);
+                let first = first.or_insert_with(|| path.to_str().unwrap().to_owned());
+                write!(line, " nlink {} of {first} {text:?}", attr.nlink).unwrap();
             }
             lines.insert(path.to_str().unwrap().to_owned(), line);
             Ok(Visit::Enter)

@@ -126,7 +126,7 @@ fn no_conflict() {
                 .stage("0/a", linked(7))
                 .step("0/b", linked(7))
                 .same("0/b", Sameness::Identical),
-            &[],
+            &["unite step as 0/a 0/b"],
         ),
     ];
     for (name, case, expected) in rows {

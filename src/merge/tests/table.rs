@@ -264,20 +264,76 @@ fn both_rename_one_directory() {
 fn one_inode_through_two_names() {
     let case = Case::new()
         .stage("0/a", linked(7))
+        .stage("0/b", deleted(Kind::File))
+        .stage("0/c", new_link(7))
+        .step("0/a", linked(7))
         .step("0/b", linked(7))
-        .base("0/a")
-        .base("0/b");
+        .step("0/d", new_link(7))
+        .base("0/a");
     let expected = Expected {
-        last: &["take step 0/a"],
-        first: &["take stage 0/b"],
-        keep_both: &[
-            "take step 0/a as 0/a.lint",
-            "take stage 0/b",
-            "take step 0/b as 0/b.lint",
+        last: &["unite step as 0/a 0/b 0/c 0/d"],
+        first: &[
+            "take stage 0/a",
+            "remove 0/b",
+            "unite stage as 0/a 0/b 0/c 0/d",
         ],
+        keep_both: &["take stage 0/a", "take step 0/a as 0/a.lint"],
         append: None,
     };
-    check(case, Class::Link, "0/b", 2, expected);
+    check(case, Class::Link, "0/b", 4, expected);
+}
+
+#[test]
+fn further_names_are_no_conflict() {
+    let case = |stage, step| {
+        Case::new()
+            .stage("0/a", linked(7))
+            .stage("0/b", new_link(7))
+            .step("0/a", linked(7))
+            .step("0/c", new_link(7))
+            .effect(Side::Stage, "0/a", stage)
+            .effect(Side::Step, "0/a", step)
+            .same("0/a", Sameness::Identical)
+    };
+    use Effect::{Content, Metadata, Nothing};
+    for (stage, step, actions) in [
+        (Nothing, Nothing, ["unite step as 0/a 0/b 0/c"].as_slice()),
+        (Nothing, Metadata, &["unite step as 0/a 0/b 0/c"]),
+        (Content, Content, &["unite step as 0/a 0/b 0/c"]),
+        (
+            Content,
+            Nothing,
+            &["take stage 0/a", "unite stage as 0/a 0/b 0/c"],
+        ),
+    ] {
+        assert_eq!(
+            case(stage, step).actions(Policy::Fail).as_deref(),
+            Some(
+                actions
+                    .iter()
+                    .map(|line| (*line).to_owned())
+                    .collect::<Vec<_>>()
+                    .as_slice()
+            ),
+            "{stage:?} {step:?}"
+        );
+    }
+}
+
+#[test]
+fn a_renamed_file_is_a_name_removed_and_a_name_made() {
+    let case = Case::new()
+        .stage("0/a", deleted(Kind::File))
+        .stage("0/b", new_link(7))
+        .step("0/a", linked(7))
+        .effect(Side::Stage, "0/b", Effect::Nothing);
+    let expected = Expected {
+        last: &["unite step as 0/a 0/b"],
+        first: &["remove 0/a", "unite step as 0/a 0/b"],
+        keep_both: &["unite step as 0/a 0/b"],
+        append: None,
+    };
+    check(case, Class::DeleteModify, "0/a", 1, expected);
 }
 
 #[test]

@@ -213,7 +213,16 @@ impl Compare for Model<'_> {
     }
 
     fn same(&mut self, path: &Path) -> Result<Sameness, Infallible> {
-        let (stage, step) = (self.stage.get(path).unwrap(), self.step.get(path).unwrap());
+        self.same_inode(path, path)
+    }
+
+    /// The trees of this model have no hard links: one name, one inode.
+    fn inode(&mut self, side: Side, _: u64, name: &Path) -> Result<Effect, Infallible> {
+        self.effect(side, name)
+    }
+
+    fn same_inode(&mut self, stage: &Path, step: &Path) -> Result<Sameness, Infallible> {
+        let (stage, step) = (self.stage.get(stage).unwrap(), self.step.get(step).unwrap());
         assert_eq!(
             stage.kind(),
             step.kind(),

@@ -1,0 +1,163 @@
+//! A program in a view: shell commands as calls of the view, as the kernel makes them.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use harness_fs::sys::at::SetTime;
+use harness_fs::tree::{Ino, Kind};
+use harness_fs::view::{Caller, ROOT, RenameMode, SetAttr, View};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+
+use crate::rig::Rig;
+
+type Result = std::result::Result<(), Errno>;
+
+const CALLER: Caller = Caller {
+    uid: 0,
+    gid: 0,
+    umask: 0o022,
+};
+
+pub struct Program(Arc<View>);
+
+impl Rig {
+    /// Runs commands in a view, each of which must succeed: `ln a b; write a text`.
+    pub fn run(&self, view: &str, commands: &str) {
+        let program = Program(self.fakes.views.lock().unwrap()[view].clone());
+        for command in commands.split(';') {
+            let done = program.command(command);
+            done.unwrap_or_else(|errno| panic!("{view}: {command}: {errno}"));
+        }
+    }
+
+    /// The same; what fails is passed over.
+    pub fn try_to_run<'a, T: AsRef<str>>(&self, view: &str, commands: &'a [T]) -> Vec<&'a str> {
+        let program = Program(self.fakes.views.lock().unwrap()[view].clone());
+        let mut done: Vec<&str> = commands.iter().map(AsRef::as_ref).collect();
+        done.retain(|command| program.command(command).is_ok());
+        done
+    }
+}
+
+impl Program {
+    /// `write` truncates and writes in place, `replace` writes a new file and
+    /// renames it over the old one, `touch` changes the times.
+    pub fn command(&self, command: &str) -> Result {
+        let words: Vec<&str> = command.split_whitespace().collect();
+        match words[..] {
+            ["ln", from, to] => self.link(from, to),
+            ["ln", "-f", from, to] => {
+                if self.ino(from)? == self.ino(to).unwrap_or(ROOT) {
+                    return Err(Errno::EEXIST);
+                }
+                let _ = self.unlink(to);
+                self.link(from, to)
+            }
+            ["rm", path] => self.unlink(path),
+            ["rm", "-r", path] => self.remove_all(path),
+            ["mv", from, to] => self.rename(from, to),
+            ["mkdir", path] => {
+                let (parent, name) = self.place(path)?;
+                let made = self.0.mkdir(parent, name, 0o755, &CALLER);
+                made.map(drop).map_err(|error| error.errno())
+            }
+            ["write", path, text] => self.write(path, text),
+            ["replace", path, text] => {
+                let temporary = format!("{path}.tmp");
+                self.write(&temporary, text)?;
+                self.rename(&temporary, path)
+                    .inspect_err(|_| self.unlink(&temporary).unwrap())
+            }
+            ["chmod", mode, path] => {
+                let perm = u32::from_str_radix(mode, 8).unwrap();
+                self.set(path, |set| set.perm = Some(perm))
+            }
+            ["touch", path] => self.set(path, |set| set.mtime = Some(SetTime::Now)),
+            _ => panic!("{command}: no such command"),
+        }
+    }
+
+    fn ino(&self, path: &str) -> std::result::Result<Ino, Errno> {
+        let mut ino = ROOT;
+        for name in Path::new(path) {
+            let found = self.0.lookup(ino, name);
+            ino = found.map_err(|error| error.errno())?.ino;
+        }
+        Ok(ino)
+    }
+
+    fn place<'a>(&self, path: &'a str) -> std::result::Result<(Ino, &'a OsStr), Errno> {
+        let (parent, name) = path.rsplit_once('/').unwrap();
+        Ok((self.ino(parent)?, OsStr::new(name)))
+    }
+
+    fn is_dir(&self, path: &str) -> std::result::Result<bool, Errno> {
+        let attr = self.0.getattr(self.ino(path)?);
+        Ok(attr.map_err(|error| error.errno())?.kind == Kind::Dir)
+    }
+
+    fn link(&self, from: &str, to: &str) -> Result {
+        let (parent, name) = self.place(to)?;
+        let made = self.0.link(self.ino(from)?, parent, name);
+        made.map(drop).map_err(|error| error.errno())
+    }
+
+    fn unlink(&self, path: &str) -> Result {
+        let (parent, name) = self.place(path)?;
+        let done = self.0.unlink(parent, name);
+        done.map_err(|error| error.errno())
+    }
+
+    fn remove_all(&self, path: &str) -> Result {
+        if !self.is_dir(path)? {
+            return self.unlink(path);
+        }
+        let mut names = Vec::new();
+        let listed = self.0.readdir(self.ino(path)?, 0, false, &mut |entry| {
+            names.push(entry.name.to_str().unwrap().to_owned());
+            true
+        });
+        listed.map_err(|error| error.errno())?;
+        for name in names.iter().filter(|name| *name != "." && *name != "..") {
+            self.remove_all(&format!("{path}/{name}"))?;
+        }
+        let (parent, name) = self.place(path)?;
+        let done = self.0.rmdir(parent, name);
+        done.map_err(|error| error.errno())
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result {
+        let (from_parent, from) = self.place(from)?;
+        let (to_parent, to) = self.place(to)?;
+        let mode = RenameMode::Replace;
+        let done = self.0.rename(from_parent, from, to_parent, to, mode);
+        done.map_err(|error| error.errno())
+    }
+
+    fn write(&self, path: &str, text: &str) -> Result {
+        let handle = match self.ino(path) {
+            Ok(ino) => {
+                let flags = OFlag::O_WRONLY | OFlag::O_TRUNC;
+                let opened = self.0.open(ino, flags, false);
+                opened.map_err(|error| error.errno())?.handle
+            }
+            Err(_) => {
+                let (parent, name) = self.place(path)?;
+                let made = self.0.create(parent, name, 0o644, true, &CALLER);
+                made.map_err(|error| error.errno())?.1
+            }
+        };
+        let written = self.0.write(handle, 0, text.as_bytes(), false);
+        self.0.release(handle);
+        written.map(drop).map_err(|error| error.errno())
+    }
+
+    fn set(&self, path: &str, set: impl FnOnce(&mut SetAttr)) -> Result {
+        let mut all = SetAttr::default();
+        set(&mut all);
+        let done = self.0.setattr(self.ino(path)?, &all);
+        done.map(drop).map_err(|error| error.errno())
+    }
+}

@@ -155,7 +155,7 @@ pub fn files(path: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// As [`files`], with those of the log elsewhere that the first leads to.
+/// As `files`, with those of the log elsewhere that the first leads to.
 pub fn all_files(path: &Path) -> Vec<PathBuf> {
     let elsewhere = std::fs::read_link(path).map(|log| files(&log));
     let own = files(path).into_iter().filter(|file| !file.is_symlink());

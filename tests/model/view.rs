@@ -15,6 +15,8 @@ mod check;
 mod driver;
 #[path = "view/files.rs"]
 mod files;
+#[path = "view/open_across_swaps.rs"]
+mod open_across_swaps;
 #[path = "view/ops.rs"]
 mod ops;
 #[path = "view/reference.rs"]

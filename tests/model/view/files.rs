@@ -195,9 +195,13 @@ impl Driver {
         refused && self.frozen.contains(&id)
     }
 
-    /// xattr(7): `user.*` is for files and directories; the kernel refuses the rest.
+    /// xattr(7): `user.*` is for files and directories; the kernel refuses the rest. What is only
+    /// there to be read has those of its content.
     fn has_xattr(&self, id: Id, name: &OsStr) -> bool {
         let kind = self.model.inodes[id].kind;
+        if self.frozen.contains(&id) {
+            return false;
+        }
         matches!(kind, Kind::File | Kind::Dir) || !name.to_string_lossy().starts_with("user.")
     }
 }

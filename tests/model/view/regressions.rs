@@ -12,51 +12,51 @@ use crate::ops::Change;
 use crate::reference::{Id, ROOT};
 
 impl Driver {
-    fn id(&self, path: &str) -> Id {
+    pub fn id(&self, path: &str) -> Id {
         let names = path.split('/').map(OsStr::new);
         names.fold(ROOT, |at, name| self.model.lookup(at, name).unwrap())
     }
 
-    fn dir_and_name(&self, path: &str) -> (Id, OsString) {
+    pub fn dir_and_name(&self, path: &str) -> (Id, OsString) {
         let (dir, name) = path.rsplit_once('/').unwrap();
         (self.id(dir), name.into())
     }
 
-    fn dir(&mut self, path: &str) {
+    pub fn dir(&mut self, path: &str) {
         let (dir, name) = self.dir_and_name(path);
         self.mkdir(dir, &name, 0o755);
     }
 
     /// A file with some content, closed.
-    fn file_at(&mut self, path: &str) {
+    pub fn file_at(&mut self, path: &str) {
         let (dir, name) = self.dir_and_name(path);
         self.create(dir, &name, 0o644, true);
         self.write(self.handles.len() - 1, 0, 40, false);
         self.release(self.handles.len() - 1);
     }
 
-    fn link_at(&mut self, of: &str, path: &str) {
+    pub fn link_at(&mut self, of: &str, path: &str) {
         let (dir, name) = self.dir_and_name(path);
         self.link(self.id(of), dir, &name);
     }
 
-    fn remove(&mut self, path: &str) {
+    pub fn remove(&mut self, path: &str) {
         let (dir, name) = self.dir_and_name(path);
         self.unlink(dir, &name);
     }
 
-    fn mv(&mut self, from: &str, to: &str) {
+    pub fn mv(&mut self, from: &str, to: &str) {
         let (from, to) = (self.dir_and_name(from), self.dir_and_name(to));
         self.rename((from.0, &from.1), (to.0, &to.1), RenameMode::Replace);
     }
 
-    fn open_at(&mut self, path: &str, write: bool) -> Id {
+    pub fn open_at(&mut self, path: &str, write: bool) -> Id {
         let id = self.id(path);
         self.open(id, write, false, false);
         id
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         self.check();
         self.remount(true);
         self.check();
@@ -66,7 +66,7 @@ impl Driver {
 }
 
 /// A view of a sealed layer that `fill` wrote.
-fn over(live: bool, fill: impl FnOnce(&mut Driver)) -> Driver {
+pub fn over(live: bool, fill: impl FnOnce(&mut Driver)) -> Driver {
     let mut driver = Driver::new(live, &[]);
     fill(&mut driver);
     driver.seal(true);

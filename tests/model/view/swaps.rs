@@ -53,6 +53,11 @@ impl Driver {
         });
     }
 
+    /// The stage's own view while a step runs.
+    pub fn stage_view(&self) -> Arc<View> {
+        self.stage.as_ref().expect("begun").view.clone()
+    }
+
     pub fn merge(&mut self) {
         if self.stage.is_none() {
             return;

@@ -2,22 +2,20 @@
 //! that was acknowledged is there afterwards, and no sealed layer changes.
 
 use std::ffi::{OsStr, OsString};
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness_fs::tree::Ino;
 use harness_fs::view::{Caller, ROOT, RenameMode, SetAttr, SetXattr, View};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use crate::base;
 use crate::driver::Driver;
 
 const WRITERS: u64 = 3;
-const OPS: usize = 250;
-const SWAPS: usize = 60;
+const SWAPS: usize = 40;
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 const ROOT_USER: Caller = Caller {
     uid: 0,
@@ -289,10 +287,87 @@ impl Writer {
     }
 }
 
-fn sum(at: &Path) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    base::listing(at).hash(&mut hasher);
-    hasher.finish()
+/// One who copies a large file over another, again and again.
+struct Copier {
+    view: Arc<View>,
+    handles: [u64; 2],
+    parent: Ino,
+    from: Vec<u8>,
+}
+
+const LARGE: usize = 12 << 20;
+
+impl Copier {
+    fn new(view: &Arc<View>, parent: Ino) -> Copier {
+        let from = Random(77).bytes(LARGE);
+        let create = |name: &str| {
+            let made = view.create(parent, OsStr::new(name), 0o644, true, &ROOT_USER);
+            made.unwrap().1
+        };
+        let handles = ["from", "to"].map(create);
+        assert_eq!(view.write(handles[0], 0, &from, false).unwrap(), LARGE);
+        Copier {
+            view: view.clone(),
+            handles,
+            parent,
+            from,
+        }
+    }
+
+    fn step(&mut self) {
+        let to = self.view.lookup(self.parent, OsStr::new("to")).unwrap().ino;
+        let set = SetAttr {
+            size: Some(0),
+            ..SetAttr::default()
+        };
+        self.view.setattr(to, &set).unwrap();
+        let [from, to] = self.handles;
+        let length = LARGE as u64;
+        let mut done = 0;
+        while done < length {
+            let copied = self.view.copy_range(from, done, to, done, length - done);
+            let copied = copied.unwrap();
+            assert!(copied > 0, "nothing copied at {done}");
+            done += copied;
+        }
+        let mut buffer = vec![0; LARGE + 1];
+        let read = self.view.read(to, 0, &mut buffer).unwrap();
+        assert_eq!(read, LARGE, "what was copied is shorter");
+        assert!(buffer[..LARGE] == self.from, "what was copied differs");
+    }
+}
+
+/// What a late write to a sealed layer would change.
+fn look(at: &Path) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut open = vec![at.to_path_buf()];
+    while let Some(path) = open.pop() {
+        let meta = std::fs::symlink_metadata(&path).unwrap();
+        if meta.is_dir() {
+            open.extend(std::fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+        let (size, mode) = (meta.size(), meta.mode());
+        let modified = meta.modified().unwrap();
+        lines.push(format!("{path:?} {mode:o} {size} {modified:?}"));
+    }
+    lines.sort();
+    lines
+}
+
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Whoever fails ends it for all.
+fn while_not(over: &AtomicBool, mut act: impl FnMut()) {
+    let _end = End(over);
+    while !over.load(Ordering::Acquire) {
+        act();
+    }
 }
 
 #[test]
@@ -302,27 +377,21 @@ fn what_is_acknowledged_while_the_view_is_sealed_is_kept() {
     let workspace = view.lookup(ROOT, OsStr::new("0")).unwrap().ino;
     let shared = OsStr::new("m");
     view.mkdir(workspace, shared, 0o755, &ROOT_USER).unwrap();
-    let writers: Vec<Writer> = (1..=WRITERS)
+    let mut writers: Vec<Writer> = (1..=WRITERS)
         .map(|number| Writer::new(&view, workspace, number))
         .collect();
-    let running = AtomicUsize::new(writers.len());
+    let mut copier = Copier::new(&view, workspace);
+    let over = AtomicBool::new(false);
     let mut sealed = Vec::new();
-    let writers: Vec<Writer> = std::thread::scope(|scope| {
-        let running = &running;
-        let threads: Vec<_> = writers
-            .into_iter()
-            .map(|mut writer| {
-                scope.spawn(move || {
-                    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                        (0..OPS).for_each(|_| writer.step());
-                    }));
-                    running.fetch_sub(1, Ordering::AcqRel);
-                    done.map(|()| writer)
-                })
-            })
-            .collect();
+    std::thread::scope(|scope| {
+        // Ends the threads, also when a seal fails.
+        let _end = End(&over);
+        for writer in &mut writers {
+            scope.spawn(|| while_not(&over, || writer.step()));
+        }
+        scope.spawn(|| while_not(&over, || copier.step()));
         for swap in 0..SWAPS {
-            if running.load(Ordering::Acquire) == 0 {
+            if over.load(Ordering::Acquire) {
                 break;
             }
             // Every third time as a merge does it: a layer of a step lies on top.
@@ -332,18 +401,14 @@ fn what_is_acknowledged_while_the_view_is_sealed_is_kept() {
             } else {
                 driver.push_head()
             };
-            sealed.push((path.clone(), sum(&path)));
+            let before = look(&path);
+            sealed.push((path, before));
         }
-        let ended = threads.into_iter().map(|thread| thread.join().unwrap());
-        ended
-            .map(|writer| writer.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
     });
-    assert!(sealed.len() > 5, "only {} seals", sealed.len());
     writers.iter().for_each(Writer::check);
     driver.push_head();
     writers.iter().for_each(Writer::check);
     for (path, before) in sealed {
-        assert_eq!(sum(&path), before, "{} changed", path.display());
+        assert_eq!(look(&path), before, "a sealed layer has changed");
     }
 }

@@ -63,7 +63,8 @@ impl Adapter {
     }
 
     pub(super) fn serve_write(&self, ino: INodeNo, write: Write, data: &[u8], reply: ReplyWrite) {
-        // The kernel's idea of a file's end may be older than a merge.
+        // The kernel's idea of a file's end may be older than a merge. That a
+        // write is none (`RWF_NOAPPEND`, preadv2(2)), the request does not say.
         let append = write.append && self.inner.view.is_live();
         // True if it went elsewhere than the kernel thinks.
         let serve = move |inner: &Serving, data: &[u8], reply: ReplyWrite| {

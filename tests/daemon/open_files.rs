@@ -178,3 +178,70 @@ assert all(file.read() == str(number) for number, file in enumerate(files))
         }
     });
 }
+
+const CHANGER: &str = "
+import os, sys, threading
+over = threading.Event()
+failed = []
+def change():
+    turn = 0
+    while not over.is_set():
+        turn += 1
+        for number in range(8):
+            try:
+                os.chmod(f'file{number}', 0o644 + (turn & 1))
+            except OSError as error:
+                failed.append(str(error))
+thread = threading.Thread(target=change)
+thread.start()
+print('ready', flush=True)
+sys.stdin.read()
+over.set()
+thread.join()
+print(failed[:3] or 'all well', flush=True)
+";
+
+#[test]
+fn who_changes_files_by_path_finds_what_merges_put_there() {
+    alone(|rig| {
+        let ws = rig.ws();
+        for number in 0..8 {
+            fs::write(ws.join(format!("file{number}")), "base").unwrap();
+        }
+        rig.mount();
+        let mut child = Command::new("python3")
+            .args(["-c", CHANGER])
+            .current_dir(&ws)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut from = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        from.read_line(&mut line).unwrap();
+        for number in 0..8 {
+            let name = format!("s{number}");
+            let script = format!("echo merged {number} >new; mv new file{number}");
+            // Its mode is changed on both sides now and then.
+            let ran = rig.step(&name, &[], &script);
+            if ran.code != 0 {
+                rig.ok(&["step", "merge", &name, "--on-conflict", "last"]);
+            }
+            let merged = fs::read_to_string(ws.join(format!("file{number}"))).unwrap();
+            assert_eq!(merged, format!("merged {number}\n"));
+        }
+        drop(child.stdin.take());
+        line.clear();
+        from.read_line(&mut line).unwrap();
+        assert_eq!(line, "all well\n");
+        child.wait().unwrap();
+        for number in 0..8 {
+            let merged = fs::read_to_string(ws.join(format!("file{number}"))).unwrap();
+            assert_eq!(merged, format!("merged {number}\n"));
+        }
+        rig.ok(&["unmount"]);
+        for number in 0..8 {
+            fs::remove_file(ws.join(format!("file{number}"))).unwrap();
+        }
+    });
+}

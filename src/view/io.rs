@@ -162,10 +162,11 @@ impl View {
 
     /// Closes a handle.
     pub fn release(&self, handle: u64) {
+        // First: a swap sees to all whose handles it knows.
+        let state = self.state.read();
         let Some((_, Handle { node, writable })) = self.handles.remove(&handle) else {
             return;
         };
-        let state = self.state.read();
         let orphan = {
             let mut inner = node.inner.write();
             inner.opens = inner.opens.saturating_sub(1);

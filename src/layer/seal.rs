@@ -106,7 +106,9 @@ fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<Ino, i64>> {
     for (ino, state) in open.link_states() {
         if state.here && state.origin > 1 && state.nlink > 0 {
             wanted.insert(ino, state.nlink);
-        } else if !state.here && state.nlink != state.origin {
+        } else if (!state.here || state.nlink == 0) && state.nlink != state.origin {
+            // Also of what was written and then removed: who has it open below
+            // must see that it has no name.
             changes.insert(ino, i64::from(state.nlink) - i64::from(state.origin));
         }
     }

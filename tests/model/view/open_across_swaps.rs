@@ -60,6 +60,25 @@ fn a_change_of_an_open_file_does_not_bring_back_what_a_merge_removed() {
 }
 
 #[test]
+fn a_file_that_a_step_wrote_and_removed_under_all_its_names_has_none() {
+    let mut driver = over(true, |view| {
+        view.file_at("0/a");
+        view.link_at("0/a", "0/b");
+    });
+    let id = driver.open_at("0/a", false);
+    driver.begin();
+    driver.open_at("0/a", true);
+    driver.write(0, 3, 7, false);
+    driver.remove("0/a");
+    driver.remove("0/b");
+    driver.merge();
+    driver.check();
+    driver.change(id, Change::Perm(0o600));
+    driver.live_seal();
+    driver.end();
+}
+
+#[test]
 fn who_has_a_file_open_goes_on_with_it_under_its_new_name() {
     for directory in [false, true] {
         let mut driver = over(true, |view| {

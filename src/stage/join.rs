@@ -155,7 +155,9 @@ impl<'a> Join<'a> {
         }
         let mut found = found.clone();
         found.attr.ino = number;
-        let extent = if below {
+        // overlayfs.rst: a redirect counts from the root of the mapped path that it is in.
+        let mapped = origin.iter().next();
+        let extent = if below && names.iter().all(|name| name.iter().next() == mapped) {
             Extent::Metadata
         } else {
             Extent::Whole

@@ -329,7 +329,7 @@ impl Stage {
         sides: &Sides,
         below: &Stack,
     ) -> Result<Option<String>> {
-        let suspects = Suspects::find(sides, plan);
+        let suspects = Suspects::find(sides, plan)?;
         if plan.is_empty() && suspects.is_empty() {
             return Ok(None);
         }

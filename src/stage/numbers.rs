@@ -8,6 +8,7 @@
 //! become one file; a further version gets a number of its own.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -22,8 +23,9 @@ use crate::tree::Ino;
 use crate::tree::union::Found;
 
 /// Inodes that stacking and the plan may show in pieces, or with a wrong number of names.
-#[derive(Debug, Default)]
-pub(super) struct Suspects {
+#[derive(Debug)]
+pub(super) struct Suspects<'a> {
+    moves: Moves<'a>,
     /// Of those that a side's layers hold, where they may be.
     held: BTreeMap<Ino, BTreeSet<PathBuf>>,
     /// Those that no side's layers hold, but that have lost names.
@@ -32,11 +34,14 @@ pub(super) struct Suspects {
     metacopies: Vec<PathBuf>,
 }
 
-impl Suspects {
-    /// Finds them. Needs nothing from disk.
-    pub fn find(sides: &Sides, plan: &JoinPlan) -> Suspects {
-        let mut all = Suspects::default();
-        let moves = Moves::of(sides);
+impl<'a> Suspects<'a> {
+    /// Finds them. Needs nothing from disk, unless one side renamed what the other removed.
+    ///
+    /// # Errors
+    /// What the base reports.
+    pub fn find(sides: &'a Sides, plan: &JoinPlan) -> Result<Suspects<'a>> {
+        let mut held = BTreeMap::new();
+        let moves = Moves::of(sides)?;
         let planned: BTreeSet<&Path> = plan.actions().iter().map(|act| act.target()).collect();
         let counted = [
             counted_in(&sides.stage, sides.base.layers().len()),
@@ -69,24 +74,28 @@ impl Suspects {
                 let paths = places(sides, &moves, *ino);
                 // What has one place only is there as a whole.
                 if counts || paths.len() > 1 {
-                    all.held.insert(*ino, paths);
+                    held.insert(*ino, paths);
                 }
             }
         }
         let both = counted[0].intersection(&counted[1]);
         let either = counted[0].union(&counted[1]);
         // What one side alone has counted is right, unless its removal came to nothing.
-        all.lost_names = match plan.actions().is_empty() && moves.is_empty() {
+        let mut lost_names: BTreeSet<Ino> = match plan.actions().is_empty() && moves.is_empty() {
             true => both.copied().collect(),
             false => either.copied().collect(),
         };
-        all.lost_names.retain(|ino| !sides.holds(*ino));
+        lost_names.retain(|ino| !sides.holds(*ino));
         let stage = &sides.stage_scan.delta;
         let changed = |place: &Path| stage.get(place).is_some() || stage.severs_above(place);
         let copies = sides.step_scan.metacopies.iter();
         let copies = copies.filter(|(_, origin)| changed(origin));
-        all.metacopies = copies.map(|(path, _)| path.clone()).collect();
-        all
+        Ok(Suspects {
+            held,
+            lost_names,
+            metacopies: copies.map(|(path, _)| path.clone()).collect(),
+            moves,
+        })
     }
 
     /// Whether there are none.
@@ -100,7 +109,10 @@ impl Suspects {
 fn places(sides: &Sides, moves: &Moves<'_>, ino: Ino) -> BTreeSet<PathBuf> {
     let named = [Side::Stage, Side::Step].map(|side| sides.scan(side).numbers.get(&ino));
     let named = named.into_iter().flatten().flatten();
-    let mut paths: BTreeSet<PathBuf> = named.chain(sides.homes(ino)).cloned().collect();
+    let homes = sides
+        .homes(ino)
+        .chain(moves.homes.get(&ino).into_iter().flatten());
+    let mut paths: BTreeSet<PathBuf> = named.chain(homes).cloned().collect();
     moves.follow(&mut paths);
     paths
 }
@@ -114,21 +126,46 @@ fn counted_in(stack: &Stack, depth: usize) -> BTreeSet<Ino> {
 }
 
 /// The directories that either side renamed.
-struct Moves<'a>(BTreeMap<&'a Path, BTreeSet<&'a Path>>);
+#[derive(Debug)]
+struct Moves<'a> {
+    moves: BTreeMap<&'a Path, BTreeSet<&'a Path>>,
+    /// Where the base has inodes that a side holds, in what one side renamed and the other removed:
+    /// the side that removed it does not know of them, and its removal may come to nothing.
+    homes: BTreeMap<Ino, BTreeSet<PathBuf>>,
+}
 
 impl<'a> Moves<'a> {
-    fn of(sides: &'a Sides) -> Moves<'a> {
+    fn of(sides: &'a Sides) -> Result<Moves<'a>> {
         let mut moves: BTreeMap<&Path, BTreeSet<&Path>> = BTreeMap::new();
+        let mut homes: BTreeMap<Ino, BTreeSet<PathBuf>> = BTreeMap::new();
         for side in [Side::Stage, Side::Step] {
-            for (to, from) in sides.renames(side) {
+            let mut renames = sides.renames(side).peekable();
+            let gone: BTreeSet<PathBuf> = match renames.peek() {
+                Some(_) => hidden_places(&sides.scan(side.other()).delta).collect(),
+                None => BTreeSet::new(),
+            };
+            for (to, from) in renames {
                 moves.entry(from).or_default().insert(to);
+                let whole = from.ancestors().any(|above| gone.contains(above));
+                let below = gone.range::<Path, _>((Bound::Excluded(from), Bound::Unbounded));
+                let below = below.take_while(|inner| !whole && inner.starts_with(from));
+                let regions = below.map(PathBuf::as_path).chain(whole.then_some(from));
+                for region in regions {
+                    walk(&sides.base, region, &mut |path, found| {
+                        if sides.holds(found.attr.ino) {
+                            let known = homes.entry(found.attr.ino).or_default();
+                            known.insert(path.to_path_buf());
+                        }
+                        Ok(Visit::Enter)
+                    })?;
+                }
             }
         }
-        Moves(moves)
+        Ok(Moves { moves, homes })
     }
 
     fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.moves.is_empty()
     }
 
     /// Adds where paths may be now.
@@ -140,7 +177,7 @@ impl<'a> Moves<'a> {
         for path in &*paths {
             for from in path.ancestors() {
                 let rest = path.strip_prefix(from).unwrap_or(Path::new(""));
-                for to in self.0.get(from).into_iter().flatten() {
+                for to in self.moves.get(from).into_iter().flatten() {
                     moved.push(match rest.as_os_str().is_empty() {
                         true => to.to_path_buf(),
                         false => to.join(rest),
@@ -184,7 +221,11 @@ impl Shown {
 ///
 /// # Errors
 /// What the layers or the disk report.
-pub(super) fn settle(join: &mut Join<'_>, plan: &JoinPlan, mut suspects: Suspects) -> Result<()> {
+pub(super) fn settle(
+    join: &mut Join<'_>,
+    plan: &JoinPlan,
+    mut suspects: Suspects<'_>,
+) -> Result<()> {
     let mut placed = join.take_placed();
     let sides = join.sides();
     let merged = join.below().with(read_open(join.open().path())?);
@@ -203,12 +244,11 @@ pub(super) fn settle(join: &mut Join<'_>, plan: &JoinPlan, mut suspects: Suspect
             placed.deferred.insert(path.clone(), deferred);
         }
     }
-    let moves = Moves::of(sides);
     let deferred = placed.deferred.iter().map(|(to, from)| (from.ino, to));
     let dirs = placed.dirs.iter().map(|(ino, to)| (*ino, to));
     for (ino, to) in deferred.chain(dirs).filter(|(ino, _)| sides.holds(*ino)) {
         let held = suspects.held.entry(ino);
-        let paths = held.or_insert_with(|| places(sides, &moves, ino));
+        let paths = held.or_insert_with(|| places(sides, &suspects.moves, ino));
         paths.insert(to.clone());
     }
     if suspects.is_empty() {
@@ -253,7 +293,7 @@ pub(super) fn settle(join: &mut Join<'_>, plan: &JoinPlan, mut suspects: Suspect
         }
         settle_file(join, &merged, *ino, shown, links.get(ino).copied())?;
     }
-    count_lost_names(join, &merged, &moves, &suspects.lost_names)
+    count_lost_names(join, &merged, &suspects.moves, &suspects.lost_names)
 }
 
 /// Whether a metadata-only copy of the step shows in the merged tree the content that it has in

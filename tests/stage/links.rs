@@ -182,6 +182,10 @@ fn names_below_renamed_directories_stay_one_file() {
             .clean()
             .one_file("b\n", &["0/manual/b", "0/x"]);
     }
+    // The stage has no other name of the file; the step removed the one that moved.
+    let removes = "ln 0/docs/b 0/x; rm -r 0/docs";
+    merge("mv 0/docs 0/manual", removes, Some(Policy::First))
+        .one_file("b\n", &["0/manual/b", "0/x"]);
     let (a, b) = ("mv 0/docs 0/manual", "ln 0/docs/b 0/x; write 0/docs/b B");
     merge(a, b, Some(Policy::First))
         .one_file("b\n", &["0/manual/b"])

@@ -8,6 +8,8 @@
 
 #[path = "merge/layers.rs"]
 mod layers;
+#[path = "merge/links.rs"]
+mod links;
 #[path = "merge/properties.rs"]
 mod properties;
 #[path = "merge/trees.rs"]

@@ -216,7 +216,7 @@ impl Compare for Model<'_> {
         self.same_inode(path, path)
     }
 
-    /// The trees of this model have no hard links: one name, one inode.
+    /// The trees of this model have no hard links, which `links` has: one name, one inode.
     fn inode(&mut self, side: Side, _: u64, name: &Path) -> Result<Effect, Infallible> {
         self.effect(side, name)
     }

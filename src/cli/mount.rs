@@ -177,11 +177,11 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         return Ok((Start::New { options, from }, mapped));
     }
     let kept = State::read(&place.state_dir)?.options;
-    let same = kept.mapped == mapped
-        && kept.passthrough == options.passthrough
-        && kept.durable == options.durable
-        && kept.policies == options.policies;
-    if same {
+    let wanted = Options {
+        mapped: mapped.clone(),
+        ..options
+    };
+    if kept == wanted {
         return Ok((Start::Resume, mapped));
     }
     let kept: Vec<_> = kept.mapped.iter().map(|path| shown(path)).collect();

@@ -196,8 +196,8 @@ impl Place {
                     format!(
                         "writing the tree to {} would remove {}, for all else in a directory that \
                          it is written to is removed: choose another one",
-                        place.display(),
-                        taken.display()
+                        shown(place),
+                        shown(&taken)
                     ),
                 ));
             }
@@ -210,7 +210,7 @@ impl Place {
                     2,
                     format!(
                         "{} is not empty: with --replace, all that it holds besides the tree is removed",
-                        place.display()
+                        shown(place)
                     ),
                 ));
             }

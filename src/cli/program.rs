@@ -48,11 +48,11 @@ pub fn spawn(
         sentence: format!("{name}: {why}"),
     };
     let found = find(program);
+    // The C library's execvp(3) does the same, posix_spawnp(3) does not.
+    let no_format = error.raw_os_error() == Some(libc::ENOEXEC);
     match (error.kind(), found) {
-        // The C library's execvp(3) does the same, posix_spawnp(3) does not.
-        _ if error.raw_os_error() == Some(libc::ENOEXEC) => {
-            let script = find(program).filter(|file| is_text(file));
-            let Some(script) = script else {
+        (_, found) if no_format => {
+            let Some(script) = found.filter(|file| is_text(file)) else {
                 return Err(not_started(126, &Error::from(error).to_string()));
             };
             let whole: Vec<OsString> = std::iter::once(script.into_os_string())

@@ -3,21 +3,16 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::ops::Deref;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// A path: text where it is UTF-8, else its bytes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RawPath(PathBuf);
+use crate::tree::shown;
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Stored {
-    Text(String),
-    Bytes(Vec<u8>),
-}
+/// A path that is written as [`shown`] shows it, and read back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RawPath(#[serde(with = "shown")] PathBuf);
 
 impl From<PathBuf> for RawPath {
     fn from(path: PathBuf) -> RawPath {
@@ -30,24 +25,6 @@ impl Deref for RawPath {
 
     fn deref(&self) -> &Path {
         &self.0
-    }
-}
-
-impl Serialize for RawPath {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.0.to_str() {
-            Some(text) => serializer.serialize_str(text),
-            None => self.0.as_os_str().as_bytes().serialize(serializer),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for RawPath {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawPath, D::Error> {
-        Ok(RawPath(match Stored::deserialize(deserializer)? {
-            Stored::Text(text) => PathBuf::from(text),
-            Stored::Bytes(bytes) => PathBuf::from(OsString::from_vec(bytes)),
-        }))
     }
 }
 
@@ -81,6 +58,8 @@ pub mod xattrs {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
     use super::*;
 
     #[test]

@@ -53,7 +53,7 @@ pub struct FuseSession {
     notifier: Notifier,
     stats: Arc<Stats>,
     modes: Arc<Modes>,
-    /// It did not end by itself after its unmount.
+    /// It was not left to end by itself.
     aborted: AtomicBool,
     negotiated: Arc<Negotiated>,
     ended: Receiver<()>,
@@ -263,17 +263,20 @@ impl Session for FuseSession {
         if self.ends_within(SETTLE) {
             return Ok(());
         }
-        // Somebody is still in it. What is in a mapping is as good as written,
-        // to who mapped it, and what was asked for already is answered.
-        self.collect_in_time();
-        let deadline = Instant::now() + PATIENCE;
-        while self.stats.oldest().is_some() && Instant::now() < deadline {
-            if self.ends_within(SETTLE) {
-                return Ok(());
+        if !self.aborted.load(Ordering::Acquire) {
+            // Somebody is still in it. What is in a mapping is as good as
+            // written, to who mapped it, and what was asked for already is
+            // answered.
+            self.collect_in_time();
+            let deadline = Instant::now() + PATIENCE;
+            while self.stats.oldest().is_some() && Instant::now() < deadline {
+                if self.ends_within(SETTLE) {
+                    return Ok(());
+                }
             }
+            log::info!("{}: aborted, somebody still uses it", self.at.display());
+            self.abort();
         }
-        log::info!("{}: aborted, somebody still uses it", self.at.display());
-        self.abort();
         if !self.ends_within(PATIENCE) {
             log::warn!("{}: does not end", self.at.display());
         }

@@ -43,6 +43,14 @@ impl Stack {
         &self.layers[index]
     }
 
+    /// How many of the lowest layers this stack has in common with another.
+    pub fn common_depth(&self, other: &Stack) -> usize {
+        let pairs = self.layers.iter().zip(other.layers());
+        pairs
+            .take_while(|(a, b)| std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)))
+            .count()
+    }
+
     /// This stack with one more layer on top.
     #[must_use]
     pub fn with(&self, layer: Arc<dyn Layer>) -> Stack {

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use crate::error::Result;
 use crate::layer::Stack;
@@ -19,14 +18,6 @@ pub(super) struct Difference<'a> {
     pub new: Option<&'a Found>,
     /// The number of the directory it is in, in the old stack. `None` in the root.
     pub parent: Option<Ino>,
-}
-
-/// How many of the lowest layers the stacks have in common.
-pub(super) fn common_depth(old: &Stack, new: &Stack) -> usize {
-    let pairs = old.layers().iter().zip(new.layers());
-    pairs
-        .take_while(|(a, b)| std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b)))
-        .count()
 }
 
 /// A directory still to be looked at.
@@ -50,7 +41,7 @@ pub(super) fn between(
     new: &Stack,
     visit: &mut dyn FnMut(&Difference<'_>) -> Result<bool>,
 ) -> Result<()> {
-    let common = common_depth(old, new);
+    let common = old.common_depth(new);
     let mut pending = vec![Pending {
         path: PathBuf::new(),
         old: old.roots(),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::changes::{between, common_depth};
+use super::changes::between;
 use super::names::STAGE_VIEW;
 use super::{Invalidation, Stage};
 use crate::error::Result;
@@ -50,7 +50,7 @@ pub(super) fn invalidations(
         let is_known = |ino| difference.parent.is_none() || known(ino);
         Ok(stays && a.is_some_and(|a| a.attr.is_dir() && is_known(a.attr.ino)))
     })?;
-    let common = common_depth(old, new);
+    let common = old.common_depth(new);
     for stack in [old, new] {
         for layer in &stack.layers()[common..] {
             let renumbered = layer.link_changes().keys();

@@ -15,12 +15,6 @@ use crate::layer::Stack;
 use crate::tree::union::{Entry, Found, LayerSet, Part};
 use crate::tree::{Ino, Kind};
 
-/// The depth to which two stacks are the same.
-pub(super) fn common_depth(old: &Stack, new: &Stack) -> usize {
-    let both = old.layers().iter().zip(new.layers());
-    both.take_while(|(old, new)| Arc::ptr_eq(old, new)).count()
-}
-
 /// The entries of the layers that a stack has got, by number.
 struct Arrived {
     /// The number of layers below them.
@@ -77,11 +71,12 @@ impl View {
     /// Finds the open files again in a stack that is not just the old one with
     /// what was the open layer on top. Nothing else runs meanwhile, and the new
     /// open layer is empty.
-    pub(super) fn follow_open_files(&self, old: &Stack, state: &Layers) {
+    ///
+    /// The new stack has the lowest `depth` layers of the old one.
+    pub(super) fn follow_open_files(&self, depth: usize, state: &Layers) {
         let mut seen = HashSet::new();
         let mut nodes: Vec<Arc<Node>> = self.handles.iter().map(|one| one.node.clone()).collect();
         nodes.retain(|node| seen.insert(node.ino));
-        let depth = common_depth(old, &state.stack);
         let mut arrived = None;
         for node in nodes {
             if let Err(error) = self.follow(state, &node, depth, &mut arrived) {

@@ -134,20 +134,16 @@ impl View {
         // Even a seal that failed may have written names into the open layer.
         state.generation += 1;
         let (stack, open) = changed?;
-        let same =
-            |layer: &usize| match (state.stack.layers().get(*layer), stack.layers().get(*layer)) {
-                (Some(old), Some(new)) => Arc::ptr_eq(old, new),
-                _ => false,
-            };
-        self.unnumbered.retain(|(layer, _), _| same(layer));
-        let old = std::mem::replace(&mut state.stack, stack);
-        state.open = Arc::new(open);
+        let depth = state.stack.common_depth(&stack);
+        self.unnumbered.retain(|(layer, _), _| *layer < depth);
         // A seal shows the same names as before.
-        let depth = old.layers().len();
-        let sealed = depth + usize::from(!clean);
-        if follow::common_depth(&old, &state.stack) < depth || state.stack.layers().len() != sealed
-        {
-            self.follow_open_files(&old, &state);
+        let before = state.stack.layers().len();
+        let sealed = before + usize::from(!clean);
+        let only_sealed = depth == before && stack.layers().len() == sealed;
+        state.stack = stack;
+        state.open = Arc::new(open);
+        if !only_sealed {
+            self.follow_open_files(depth, &state);
         }
         Ok(())
     }

@@ -114,10 +114,7 @@ impl Guard {
     /// # Errors
     /// What finding its content reports.
     pub fn withholds(&self, stack: &Stack, path: &Path, found: &Found) -> Result<Option<String>> {
-        if found.attr.kind != Kind::File || found.attr.size == 0 {
-            return Ok(None);
-        }
-        if self.held.is_empty() {
+        if self.held.is_empty() || found.attr.kind != Kind::File || found.attr.size == 0 {
             return Ok(None);
         }
         let file = File::of(stack, found)?;

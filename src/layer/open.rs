@@ -15,10 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags};
-use parking_lot::Mutex;
 
 use super::disk::{DiskTree, Whiteouts, set_ino};
 use crate::error::{Context, Result};
+use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, xattr};
 use crate::tree::union::Entry;
 use crate::tree::{Ino, Kind, marker};
@@ -87,8 +87,8 @@ impl OpenLayer {
             dir,
             tree,
             serial: AtomicU64::new(0),
-            links: Mutex::new(links),
-            journal: Mutex::new(journal),
+            links: Mutex::new(Rank::LinkStates, links),
+            journal: Mutex::new(Rank::LinkJournal, journal),
         })
     }
 

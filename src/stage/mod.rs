@@ -42,10 +42,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::error::{Context, Result};
 use crate::layer::{Base, Inos, Layer, OpenLayer, SealedLayer, Stack};
+use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, mount};
 use crate::view::View;
 
@@ -160,7 +159,7 @@ impl Stage {
             None
         };
         let sealed = mount::clone_read_only(&dir.join(LAYERS))?;
-        let cache = Mutex::default();
+        let cache = Mutex::new(Rank::StageTables, HashMap::new());
         let stack = build_stack(base.as_ref(), &sealed, &cache, &state.stack)?;
         let open = OpenLayer::open(&dir.join(VIEWS).join(STAGE_VIEW).join("open"))?;
         let mount = names::stage_mount(dir);
@@ -178,13 +177,16 @@ impl Stage {
             base,
             sealed,
             stage_view,
-            life: Mutex::new(()),
-            state: Mutex::new(state.clone()),
-            running: Mutex::new(BTreeMap::from([(STAGE_VIEW.to_owned(), Arc::new(running))])),
+            life: Mutex::new(Rank::StageLife, ()),
+            state: Mutex::new(Rank::StageState, state.clone()),
+            running: Mutex::new(
+                Rank::StageTables,
+                BTreeMap::from([(STAGE_VIEW.to_owned(), Arc::new(running))]),
+            ),
             layers: cache,
-            pending: Mutex::default(),
+            pending: Mutex::new(Rank::StageTables, Vec::new()),
             notes,
-            past_requests: Mutex::default(),
+            past_requests: Mutex::new(Rank::StageTables, BTreeMap::new()),
         })
     }
 

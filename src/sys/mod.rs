@@ -8,5 +8,6 @@ pub mod inode;
 pub mod made;
 pub mod mount;
 pub mod mountinfo;
+pub mod ordered;
 pub mod process;
 pub mod xattr;

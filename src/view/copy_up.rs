@@ -74,7 +74,7 @@ impl View {
             }
         };
         // Somebody may be at it already, whom the request would have to wait for.
-        much || node.copying.try_lock().is_none()
+        much || node.copying.is_locked()
     }
 
     /// Brings a directory and all above it into the open layer.

@@ -25,10 +25,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use nix::errno::Errno;
-use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::error::Result;
 use crate::layer::{Inos, OpenLayer, Stack};
+use crate::sys::ordered::{Rank, ReadGuard, RwLock};
 use crate::tree::{Ino, Kind};
 
 pub use attr::{SetAttr, StatFs};
@@ -97,11 +97,14 @@ impl View {
         root.count_lookup();
         nodes.insert(ROOT, Arc::new(root));
         Ok(Arc::new(View {
-            state: RwLock::new(Layers {
-                generation: 0,
-                stack,
-                open: Arc::new(open),
-            }),
+            state: RwLock::new(
+                Rank::View,
+                Layers {
+                    generation: 0,
+                    stack,
+                    open: Arc::new(open),
+                },
+            ),
             nodes,
             handles: DashMap::new(),
             next_handle: AtomicU64::new(1),
@@ -235,7 +238,7 @@ impl View {
         self.nodes.contains_key(&ino)
     }
 
-    fn layers(&self) -> Result<RwLockReadGuard<'_, Layers>> {
+    fn layers(&self) -> Result<ReadGuard<'_, Layers>> {
         let state = self.state.read();
         if self.closed.load(Ordering::Acquire) {
             return Err(Errno::ENODEV.into());

@@ -7,18 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use parking_lot::{Mutex, RwLock};
 
 use crate::layer::{OpenLayer, Stack, TREE};
+use crate::sys::ordered::{Mutex, Rank, RwLock};
 use crate::tree::listing::Listing;
 use crate::tree::union::{Found, Part};
 use crate::tree::{Attr, Ino, Kind};
 
 /// An inode, independent of its names. The kernel knows it by its number.
 ///
-/// Locks, in this order: `copying` of a file, `names` (of a parent before its
-/// child), `copying` of a directory, `inner`. Nothing else is locked while
-/// `inner` is.
+/// Locks, in this order: `copying` of a file, the view's state, `names` (of a
+/// parent before its child), `copying` of a directory, `inner`. Nothing else is
+/// locked while `inner` is.
 #[derive(Debug)]
 pub(super) struct Node {
     pub ino: Ino,
@@ -245,25 +245,32 @@ impl Inner {
 
 impl Node {
     pub fn new(ino: Ino, kind: Kind, place: Option<Place>, generation: u64, here: Here) -> Node {
+        let copying = match kind {
+            Kind::Dir => Rank::DirCopy,
+            _ => Rank::FileCopy,
+        };
         Node {
             ino,
             kind,
             lookups: AtomicU64::new(0),
-            names: RwLock::new(()),
-            copying: Mutex::new(()),
-            inner: RwLock::new(Inner {
-                place,
-                other_places: Vec::new(),
-                unlinked: false,
-                taken: false,
-                generation,
-                here,
-                opens: 0,
-                writers: 0,
-                file: None,
-                listing: None,
-                inherit: None,
-            }),
+            names: RwLock::new(Rank::Names, ()),
+            copying: Mutex::new(copying, ()),
+            inner: RwLock::new(
+                Rank::Inode,
+                Inner {
+                    place,
+                    other_places: Vec::new(),
+                    unlinked: false,
+                    taken: false,
+                    generation,
+                    here,
+                    opens: 0,
+                    writers: 0,
+                    file: None,
+                    listing: None,
+                    inherit: None,
+                },
+            ),
         }
     }
 

@@ -10,11 +10,12 @@ use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json};
 use super::place::{Place, absolute};
-use crate::control::{STAGE_FILE, WhereStage, find};
+use crate::control::{STAGE_FILE, WhereStage, find, in_step};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
-use crate::stage::{Options, PolicyRule, State, mapped};
+use crate::stage::{Options, PolicyRule, State, bind, mapped};
+use crate::sys::mount;
 use crate::tree::shown::shown;
 
 /// Make a stage of the workspace and the shared paths.
@@ -129,8 +130,12 @@ fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
         );
         return Err(Trouble::new(1, text));
     }
+    let nowhere = matches!(find(&place.state_dir), WhereStage::Nowhere);
+    if nowhere {
+        outside_of_steps(place)?;
+    }
     let (start, mapped) = if arguments.resume {
-        if matches!(find(&place.state_dir), WhereStage::Nowhere) {
+        if nowhere {
             let text = format!(
                 "there is no stage '{}' to resume in {}",
                 place.label,
@@ -156,6 +161,28 @@ fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
         log,
         own_processes: vec![nix::unistd::getpid().as_raw()],
     })
+}
+
+/// Sees that the stage is not at work here, with its state out of sight: then
+/// nothing tells its live mounts from those of a daemon that was killed, which
+/// a start takes away.
+fn outside_of_steps(place: &Place) -> Result<(), Trouble> {
+    let dir = &place.state_dir;
+    let text = match bind::served_at(&place.label)? {
+        Some(at) => format!(
+            "the stage '{}' is mounted at {}, and {} holds nothing of it: this is a step, which cannot give \
+             commands, or the directory was removed; then end its daemon first",
+            place.label,
+            shown(&at),
+            shown(dir)
+        ),
+        None if mount::is_hidden(dir)? => format!(
+            "no stage '{}' is seen from inside a step: steps cannot give commands",
+            place.label
+        ),
+        None => return Ok(()),
+    };
+    Err(Trouble::new(3, in_step(&place.label).unwrap_or(text)))
 }
 
 /// A new stage, or the one that is kept; and its mapped paths.

@@ -292,11 +292,18 @@ fn mismatch(own: &Hello, daemon: &Hello) -> String {
     )
 }
 
+/// Why nothing is found in the state directory of a stage that has a step here,
+/// if this is known to be one.
+pub fn in_step(label: &str) -> Option<String> {
+    let step = std::env::var("HARNESS_FS_STEP").ok()?;
+    Some(format!(
+        "no stage '{label}' is seen from inside the step '{step}': steps cannot give commands"
+    ))
+}
+
 fn no_stage(state_dir: &Path, label: &str) -> String {
-    if let Ok(step) = std::env::var("HARNESS_FS_STEP") {
-        return format!(
-            "no stage '{label}' is seen from inside the step '{step}': steps cannot give commands"
-        );
+    if let Some(text) = in_step(label) {
+        return text;
     }
     if is_taken(state_dir) {
         return format!(

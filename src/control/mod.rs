@@ -11,7 +11,7 @@ mod messages;
 mod server;
 mod wire;
 
-pub use client::{Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find};
+pub use client::{Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, in_step};
 pub use messages::{
     Ended, ExportRequest, Hello, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };

@@ -111,6 +111,7 @@ fn tidy(config: &Config) -> Result<()> {
         );
         return Err(Error::new(Errno::ENOTEMPTY, text));
     }
+    let _server = StateLock::of_server(dir)?;
     log::info!("sweeping what is left of a stage that was being removed");
     cleanup::clean(dir, &config.label)?;
     remove_own(dir)
@@ -213,6 +214,15 @@ fn clean_up(config: &Config, end: End) -> End {
             log::error!("{error}");
         }
     }
+    // One that never had its lock has nothing to clean up: what is mounted is another server's.
+    let lock = match StateLock::of_server(&config.state_dir) {
+        Ok(None) if matches!(end, End::NotStarted(_)) => return end,
+        Ok(lock) => lock,
+        Err(error) => {
+            log::error!("cannot clean up: {error}");
+            return end;
+        }
+    };
     match cleanup::clean(&config.state_dir, &config.label) {
         Ok(left) if left.is_empty() => {}
         Ok(left) => {
@@ -221,6 +231,7 @@ fn clean_up(config: &Config, end: End) -> End {
         }
         Err(error) => log::error!("cannot clean up: {error}"),
     }
+    drop(lock);
     end
 }
 

@@ -123,6 +123,19 @@ fn stage_of(mount: &Mount) -> String {
     format!("'{stage}'")
 }
 
+/// Where a stage is mounted here that somebody serves.
+///
+/// # Errors
+/// As read(2) on the list of mounts.
+pub fn served_at(label: &str) -> Result<Option<PathBuf>> {
+    let source = format!("harness-fs:{label}");
+    let mut mounts = mountinfo::own()?.into_iter();
+    let served = mounts.find(|mount| {
+        mountinfo::is_ours(&mount.kind) && mount.source == *source && !is_dead(&mount.at)
+    });
+    Ok(served.map(|mount| mount.at))
+}
+
 fn topmost<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     mounts.iter().rev().find(|mount| mount.at == path)
 }

@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
+use super::mountinfo;
 use crate::error::{Context, Result};
 
 fn c_path(path: &Path) -> Result<CString> {
@@ -119,6 +120,9 @@ pub fn unshare() -> Result<()> {
         .context(|| "make / a slave mount")
 }
 
+/// What an empty directory is mounted from that hides another one.
+const HIDING: &str = "harness-fs-hidden";
+
 /// Puts an empty directory that nobody can write to over `target`.
 ///
 /// # Errors
@@ -126,6 +130,16 @@ pub fn unshare() -> Result<()> {
 pub fn hide(target: &Path) -> Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = "size=4k,nr_inodes=2,mode=0555";
-    nix::mount::mount(Some("none"), target, Some("tmpfs"), flags, Some(options))
+    nix::mount::mount(Some(HIDING), target, Some("tmpfs"), flags, Some(options))
         .context(|| format!("hide {}", target.display()))
+}
+
+/// Whether [`hide`] has covered `target`.
+///
+/// # Errors
+/// As read(2) on the list of mounts.
+pub fn is_hidden(target: &Path) -> Result<bool> {
+    let mounts = mountinfo::own()?;
+    let top = mounts.iter().rev().find(|mount| mount.at == target);
+    Ok(top.is_some_and(|top| top.kind == "tmpfs" && top.source == HIDING))
 }

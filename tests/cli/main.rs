@@ -7,5 +7,6 @@ mod dead_stage;
 mod help;
 mod mounted;
 mod passthrough;
+mod places;
 mod protocol;
 mod rig;

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::output::{Trouble, expect_report, note};
 use crate::control::{Client, Patience, Problem, Reply, Request};
 use crate::export::target;
@@ -40,7 +42,7 @@ pub struct Which {
 /// Where a stage is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its state directory, absolute.
+    /// Its state directory, absolute, without symbolic links.
     pub state_dir: PathBuf,
     /// What messages call it: a name, or the directory. It names its mounts
     /// too, so no two stages have the same.
@@ -95,17 +97,30 @@ fn at(given: &Path) -> Result<Place, Trouble> {
     {
         return usage("contains '..'");
     }
-    // Without `.`, `//` and a slash at the end.
-    let state_dir: PathBuf = absolute.components().collect();
+    let state_dir = real(&absolute)?;
     if state_dir == Path::new("/") {
         return usage("is the root");
     }
-    let name = state_dir.strip_prefix(STAGES).ok();
+    if state_dir.to_str().is_none() {
+        return usage("leads to a path that is not UTF-8");
+    }
+    let name = state_dir.strip_prefix(real(Path::new(STAGES))?).ok();
     let label = match name.filter(|name| name.components().count() == 1) {
         Some(name) => name.to_string_lossy().into_owned(),
         None => state_dir.to_string_lossy().into_owned(),
     };
     Ok(Place { state_dir, label })
+}
+
+/// Where a state directory really lies: the kernel lists mounts by that path
+/// (proc_pid_mountinfo(5)), and a stage is known by them.
+fn real(dir: &Path) -> Result<PathBuf, Trouble> {
+    match target::settle(dir) {
+        // Without `.`, `//` and a slash at the end. Who may not go there is told so later.
+        Err(error) if error.errno() == Errno::EACCES => Ok(dir.components().collect()),
+        Err(error) => Err(Trouble::new(2, format!("the state directory {error}"))),
+        Ok(real) => Ok(real),
+    }
 }
 
 fn named(name: &str) -> Result<Place, Trouble> {
@@ -116,10 +131,7 @@ fn named(name: &str) -> Result<Place, Trouble> {
         );
         return Err(Trouble::new(2, text));
     }
-    Ok(Place {
-        state_dir: Path::new(STAGES).join(name),
-        label: name.to_owned(),
-    })
+    at(&Path::new(STAGES).join(name))
 }
 
 impl Place {

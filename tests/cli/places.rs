@@ -1,6 +1,7 @@
 //! Where a stage keeps its state: out of sight, behind a link, far down.
 
 use super::mounted::in_stage;
+use super::rig::Rig;
 
 /// It took the step's own view away, and the step went on in the base.
 #[test]
@@ -27,4 +28,40 @@ fn a_mount_inside_of_a_step_is_refused_and_harms_nothing() {
     );
     let said = "inside the step 'outer': steps cannot give commands";
     assert_eq!(ran.err.matches(said).count(), 5, "{}", ran.err);
+}
+
+/// The mounts are at the real path, and were looked for at the other one.
+#[test]
+fn behind_a_link_a_step_ends_as_anywhere() {
+    let ran = in_stage(
+        r#"
+        "$H" unmount
+        mkdir "$T/disk"
+        ln -s disk "$T/link"
+        export HARNESS_FS_STATE_DIR="$T/link/state"
+        "$H" mount --workspace "$W"
+        "$H" step run --grace 1s left -- sh -c 'sleep 1000 >/dev/null 2>&1 & echo $! >pid; ls -A "$T/disk/state" >seen'
+        code 1 kill -0 "$(cat "$W/pid")"
+        is "$(cat "$W/seen")" ''
+        # The one stage by whatever name.
+        code 0 env HARNESS_FS_STATE_DIR= "$H" --state-dir "$T/disk/state" status
+        code 1 env HARNESS_FS_STATE_DIR= "$H" --state-dir "$T/disk/state" mount --workspace "$T/other"
+        "$H" step begin open
+        mkfifo "$T/ready"
+        "$H" step exec open -- sh -c 'echo $$ >"$T/ready"; exec sleep 1000' & exec=$!
+        read -r pid <"$T/ready"
+        kill -KILL "$("$H" status --json | sed -n 's/^  "pid": \([0-9]*\),*/\1/p')"
+        code 125 wait "$exec"
+        code 1 kill -0 "$pid"
+        "$H" mount --resume
+        "#,
+    );
+    assert!(ran.err.contains("ended 1 process left"), "{}", ran.err);
+}
+
+#[test]
+fn a_link_that_leads_nowhere_is_no_place() {
+    let rig = Rig::new();
+    std::os::unix::fs::symlink("no-disk", rig.path().join("state")).unwrap();
+    rig.run(&["status"]).refused(2, "that leads nowhere");
 }

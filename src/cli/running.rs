@@ -17,7 +17,7 @@ use super::program;
 use crate::control::Ended;
 use crate::error::{Context, Result};
 use crate::stage::{StepView, namespace};
-use crate::sys::process::Process;
+use crate::sys::process::{self, Process};
 
 /// Signals that are meant for the command.
 const PASSED_ON: [Signal; 6] = [
@@ -155,6 +155,7 @@ fn start(view: &StepView, command: &[OsString]) -> Result<std::result::Result<Ch
 }
 
 fn prepare(prepared: &mut Command, view: &StepView, cwd: Option<&std::path::Path>) {
+    process::hear_as_before(prepared);
     prepared.env("HARNESS_FS_STEP", &view.name);
     if let Some(workspace) = view.mapped.first() {
         prepared.env("HARNESS_WORKSPACE", workspace);

@@ -198,7 +198,11 @@ fn reap(server: Pid) -> Option<End> {
     let mut end = None;
     loop {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) | Err(_) => return end,
+            Ok(WaitStatus::StillAlive) | Err(Errno::EINTR) => return end,
+            Err(errno) => {
+                let unheard = || End::Died(format!("has ended without a word ({errno})"));
+                return Some(end.unwrap_or_else(unheard));
+            }
             Ok(status) if status.pid() == Some(server) => end = End::of(status).or(end),
             Ok(_) => {}
         }

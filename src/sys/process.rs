@@ -1,9 +1,12 @@
 //! Other processes, held by descriptor so that a number used again is no danger.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigHandler, Signal, signal};
 
 use crate::error::Result;
 
@@ -77,4 +80,33 @@ pub fn close_on_exec() -> Result<()> {
     };
     Errno::result(done)?;
     Ok(())
+}
+
+/// Whether [`hear_children`] has found that nobody wanted to hear of them.
+static CHILDREN_IGNORED: AtomicBool = AtomicBool::new(false);
+
+/// Lets this process learn how its children end, whatever its starter did: an
+/// ignored `SIGCHLD` outlives execve(2), and then the kernel buries them without
+/// a word (wait(2), "Notes").
+pub fn hear_children() {
+    // SAFETY: the default is no handler that could run at a bad moment.
+    let before = unsafe { signal(Signal::SIGCHLD, SigHandler::SigDfl) };
+    // It fails only for signals that there are not.
+    let ignored = matches!(before, Ok(SigHandler::SigIgn));
+    CHILDREN_IGNORED.store(ignored, Ordering::Relaxed);
+}
+
+/// Starts a command with `SIGCHLD` as this process was started with it.
+pub fn hear_as_before(command: &mut Command) {
+    if !CHILDREN_IGNORED.load(Ordering::Relaxed) {
+        return;
+    }
+    // Here it would race with the end of the child.
+    let ignore = || {
+        // SAFETY: ignoring is no handler.
+        unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) }?;
+        Ok(())
+    };
+    // SAFETY: it makes one system call, which is safe after fork(2) (signal-safety(7)).
+    unsafe { command.pre_exec(ignore) };
 }

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bundle;
+mod callers;
 mod dead_stage;
 mod help;
 mod mounted;

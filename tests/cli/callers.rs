@@ -1,0 +1,38 @@
+//! What whoever calls a command has set up is theirs: ignored signals, limits,
+//! a terminal.
+
+use super::mounted::in_stage;
+
+/// What is ignored stays so across execve(2); the kernel then buries children,
+/// and nobody hears how they ended (wait(2)).
+const DEAF: &str = r#"
+    deaf() { perl -e '$SIG{CHLD} = "IGNORE"; exec @ARGV' "$@"; }
+    "$H" unmount
+    deaf "$H" mount --workspace "$W"
+"#;
+
+#[test]
+fn a_caller_that_ignores_the_ends_of_its_children_does_not_lose_a_step() {
+    in_stage(&format!(
+        r#"{DEAF}
+        code 0 deaf "$H" step run good -- sh -c 'echo 1 >a'
+        is "$(cat "$W/a")" 1
+        code 7 deaf "$H" step run bad -- sh -c 'exit 7'
+        code 127 deaf "$H" step run none -- ./no-such
+        # The command has what the caller has: of a mask in hexadecimal bit 16.
+        code 0 deaf "$H" step run ignores -- grep -q '^SigIgn:.*[13579bdf]....$' /proc/self/status
+        code 1 "$H" step run hears -- grep -q '^SigIgn:.*[13579bdf]....$' /proc/self/status
+        "#
+    ));
+}
+
+#[test]
+fn a_death_is_noticed_whoever_has_mounted() {
+    in_stage(&format!(
+        r#"{DEAF}
+        kill -KILL "$("$H" status --json | sed -n 's/^  "pid": \([0-9]*\),*/\1/p')"
+        code 5 "$H" snapshot list
+        "$H" mount --resume
+        "#
+    ));
+}

@@ -8,6 +8,7 @@ mod cleanup;
 mod death;
 mod end;
 mod holder;
+mod limits;
 mod lock;
 mod log_file;
 mod ready;

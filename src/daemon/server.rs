@@ -7,14 +7,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::stat::Mode;
 
 use super::death::{self, START_FAILED};
 use super::requests::{Requests, code_of};
 use super::wanted::Wanted;
-use super::{Config, Ready, StateLock, end, lock, log_file, start};
+use super::{Config, Ready, StateLock, end, limits, lock, log_file, start};
 use crate::control::{Handler, SOCKET, Server};
 use crate::error::{Context, Result};
 use crate::export;
@@ -36,8 +35,8 @@ pub fn serve(config: &Config) -> u8 {
     let _ = std::env::set_current_dir("/");
     // Modes come from the requests.
     nix::sys::stat::umask(Mode::empty());
-    allow_many_files();
     log_file::start(config.log.as_deref());
+    limits::lift();
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);
@@ -80,16 +79,6 @@ pub fn serve(config: &Config) -> u8 {
             Ready::No { code, message }.say(&mut out);
             START_FAILED + code
         }
-    }
-}
-
-/// What all steps together have open, we may have open too; each of them has a
-/// limit of its own (getrlimit(2), `RLIMIT_NOFILE`).
-fn allow_many_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(errno) = raised {
-        log::warn!("the limit of open files stays low: {errno}");
     }
 }
 

@@ -15,7 +15,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::death::{self, End};
-use super::{Config, LOG, OWN, Ready, SERVE, Start, StateLock, cleanup, log_file, remove_own};
+use super::{
+    Config, LOG, OWN, Ready, SERVE, Start, StateLock, cleanup, limits, log_file, remove_own,
+};
 use crate::control::STAGE_FILE;
 use crate::error::{Context, Error, Result};
 
@@ -41,6 +43,7 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
     let _ = nix::sys::prctl::set_name(c"harness-fs");
     let _ = std::env::set_current_dir("/");
     log_file::start(config.log.as_deref());
+    limits::lift();
     let made = !config.state_dir.exists();
     let lock = match lock(config).and_then(|lock| tidy(config).map(|()| lock)) {
         Ok(lock) => lock,

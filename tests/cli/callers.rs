@@ -36,3 +36,24 @@ fn a_death_is_noticed_whoever_has_mounted() {
         "#
     ));
 }
+
+/// It was killed by SIGXFSZ, and everybody's tree was gone.
+#[test]
+fn a_limit_of_who_mounts_does_not_end_the_daemon() {
+    let ran = in_stage(
+        r#"
+        big() { dd if=/dev/zero of="$W/big" bs=1M count=8; }
+        "$H" unmount
+        (ulimit -S -f 10000; "$H" mount --workspace "$W")
+        big
+        is "$(stat -c %s "$W/big")" 8388608
+        "$H" unmount
+        # Without the capability the limit cannot be lifted.
+        (ulimit -f 10000; setpriv --bounding-set=-sys_resource "$H" mount --workspace "$W")
+        code 1 big
+        code 0 "$H" step run good -- sh -c 'echo 1 >a'
+        is "$(cat "$W/a")" 1
+        "#,
+    );
+    assert!(ran.err.contains("File too large"), "{}", ran.err);
+}

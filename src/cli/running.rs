@@ -228,11 +228,17 @@ fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {
     }
 }
 
-/// Whether the kernel sent it, which for these means: to all in the terminal's
-/// foreground, the command among them (sigaction(2), `SI_KERNEL`).
+/// Whether the kernel sent it to all in the terminal's foreground, the command
+/// among them (sigaction(2), `SI_KERNEL`). That the terminal is gone it tells
+/// the leader of the session alone (POSIX, General Terminal Interface, "Modem
+/// Disconnect"), and the others once that has ended.
 fn from_terminal(signal: Signal, code: i32) -> bool {
-    let by_keys = matches!(signal, Signal::SIGINT | Signal::SIGQUIT | Signal::SIGHUP);
-    by_keys && code == libc::SI_KERNEL
+    let to_all = match signal {
+        Signal::SIGINT | Signal::SIGQUIT => true,
+        Signal::SIGHUP => nix::unistd::getsid(None) != Ok(nix::unistd::getpid()),
+        _ => false,
+    };
+    to_all && code == libc::SI_KERNEL
 }
 
 #[cfg(test)]

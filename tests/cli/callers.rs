@@ -57,3 +57,26 @@ fn a_limit_of_who_mounts_does_not_end_the_daemon() {
     );
     assert!(ran.err.contains("File too large"), "{}", ran.err);
 }
+
+/// As with `ssh -t host harness-fs step run …`: the kernel tells only the
+/// leader of the session that the terminal is gone.
+#[test]
+fn the_end_of_the_terminal_reaches_the_command() {
+    in_stage(
+        r#"
+        code 0 python3 - "$H" "$T/r" <<'END'
+import os, pty, sys
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv(sys.argv[1], ["harness-fs", "step", "run", "--result", sys.argv[2], "far", "--", "perl", "-e",
+        '$SIG{HUP} = sub { exit 3 }; $| = 1; print "ready\n"; sleep 1000'])
+said = b""
+while b"ready" not in said:
+    said += os.read(terminal, 100)
+os.close(terminal)
+os.waitpid(pid, 0)
+END
+        grep -q '"exit_code": 3' "$T/r"
+        "#,
+    );
+}

@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
 use crate::error::{Error, Result};
+use crate::stage::State;
 use crate::sys::process::Process;
 
 /// The stage's own file in the state directory.
@@ -157,12 +158,7 @@ impl Client {
         }
         match find(state_dir) {
             WhereStage::Nowhere => return Err(Problem::NoStage(no_stage(state_dir, label))),
-            WhereStage::Kept => {
-                return Err(Problem::NoStage(format!(
-                    "the stage '{label}' is not mounted, its state is kept in {}: `harness-fs mount --resume` brings it back",
-                    state_dir.display()
-                )));
-            }
+            WhereStage::Kept => return Err(Problem::NoStage(kept(state_dir, label))),
             WhereStage::Dead(_) => return Err(gone(state_dir, label)),
             WhereStage::Socket => {}
         }
@@ -292,6 +288,21 @@ fn mismatch(own: &Hello, daemon: &Hello) -> String {
     )
 }
 
+fn kept(state_dir: &Path, label: &str) -> String {
+    let way = match State::of_another_version(state_dir) {
+        None => "`harness-fs mount --resume` brings it back".to_owned(),
+        Some(error) => by_another_version(&error),
+    };
+    format!(
+        "the stage '{label}' is not mounted, its state is kept in {}: {way}",
+        state_dir.display()
+    )
+}
+
+fn by_another_version(error: &Error) -> String {
+    format!("only the harness-fs that made it brings it back ({error})")
+}
+
 /// Why nothing is found in the state directory of a stage that has a step here,
 /// if this is known to be one.
 pub fn in_step(label: &str) -> Option<String> {
@@ -361,9 +372,11 @@ fn gone(state_dir: &Path, label: &str) -> Problem {
         }
         None => "has ended without a word".to_owned(),
     };
-    Problem::Gone(format!(
-        "the daemon of the stage '{label}' {reason}: `harness-fs mount --resume` continues with all that was acknowledged"
-    ))
+    let way = match State::of_another_version(state_dir) {
+        None => "`harness-fs mount --resume` continues with all that was acknowledged".to_owned(),
+        Some(error) => by_another_version(&error),
+    };
+    Problem::Gone(format!("the daemon of the stage '{label}' {reason}: {way}"))
 }
 
 #[cfg(test)]

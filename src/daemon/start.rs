@@ -76,6 +76,12 @@ fn new(
     wanted: &Wanted<'_>,
 ) -> Result<Started, Failure> {
     let dir = &config.state_dir;
+    if let Some(error) = State::of_another_version(dir) {
+        let text = format!(
+            "{error}: continue it with the harness-fs that made it, or `harness-fs unmount` discards it"
+        );
+        return Err(Failure::Failed(Error::new(Errno::EEXIST, text)));
+    }
     if dir.join(STAGE_FILE).exists() {
         let text = format!(
             "{} holds the state of an earlier run: `harness-fs mount --resume` continues it, `harness-fs unmount` discards it",

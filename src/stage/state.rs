@@ -171,25 +171,24 @@ impl State {
     /// `ENOENT` without a file, `EINVAL` for another format or a damaged text.
     pub fn read(state_dir: &Path) -> Result<State> {
         let path = state_dir.join(FILE);
-        let text = std::fs::read(&path).context(|| path.display().to_string())?;
-        let value: serde_json::Value =
-            serde_json::from_slice(&text).context(|| path.display().to_string())?;
-        match value.get("format").and_then(serde_json::Value::as_u64) {
+        let value = value(&path)?;
+        match format(&value) {
             Some(FORMAT) => {}
-            Some(other) => {
-                let text = format!(
-                    "{}: this is format {other}, and this harness-fs ({}) knows only format {FORMAT}",
-                    path.display(),
-                    env!("CARGO_PKG_VERSION"),
-                );
-                return Err(Error::new(Errno::EINVAL, text));
-            }
+            Some(other) => return Err(unknown(&path, other)),
             None => {
                 let text = format!("{}: no format version", path.display());
                 return Err(Error::new(Errno::EINVAL, text));
             }
         }
         serde_json::from_value(value).context(|| path.display().to_string())
+    }
+
+    /// What keeps this version from reading the state of another one, which it
+    /// can still discard.
+    pub fn of_another_version(state_dir: &Path) -> Option<Error> {
+        let path = state_dir.join(FILE);
+        let other = format(&value(&path).ok()?)?;
+        (other != FORMAT).then(|| unknown(&path, other))
     }
 
     /// Writes `stage.json`: the commit.
@@ -231,6 +230,24 @@ impl State {
                 .values()
                 .any(|step| holds(&step.base_stack) || step.layer.as_deref() == Some(id))
     }
+}
+
+fn value(path: &Path) -> Result<serde_json::Value> {
+    let text = std::fs::read(path).context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).context(|| path.display().to_string())
+}
+
+fn format(value: &serde_json::Value) -> Option<u64> {
+    value.get("format").and_then(serde_json::Value::as_u64)
+}
+
+fn unknown(path: &Path, format: u64) -> Error {
+    let text = format!(
+        "{}: this is format {format}, and this harness-fs ({}) knows only format {FORMAT}",
+        path.display(),
+        env!("CARGO_PKG_VERSION"),
+    );
+    Error::new(Errno::EINVAL, text)
 }
 
 /// Puts a file with this content in the place of another, whole or not at all.

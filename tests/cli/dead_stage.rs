@@ -45,6 +45,34 @@ fn kept_state_is_not_mounted_and_can_be_discarded() {
     assert!(!rig.state().exists());
 }
 
+/// It was offered to bring back what this version cannot read.
+#[test]
+fn state_of_a_newer_format_is_not_offered_to_be_resumed() {
+    let rig = Rig::new();
+    kept(&rig);
+    std::fs::write(rig.state().join("stage.json"), "{\"format\":7}").unwrap();
+    let ws = rig.path().join("ws");
+    let mount = ["mount", "--workspace", ws.to_str().unwrap()];
+    let commands: [(&[&str], i32); 4] = [
+        (&["status"], 3),
+        (&["snapshot", "list"], 3),
+        (&["unmount", "--keep-state"], 3),
+        (&mount, 1),
+    ];
+    for (command, code) in commands {
+        let ran = rig.run(command);
+        ran.refused(code, "this is format 7");
+        assert!(!ran.err.contains("--resume"), "{ran:?}");
+    }
+    let died = r#"{"reason":"was killed by SIGKILL","at":1,"supervisor":0}"#;
+    std::fs::write(rig.state().join("died"), died).unwrap();
+    let ran = rig.run(&["status"]);
+    ran.refused(5, "this is format 7");
+    assert!(!ran.err.contains("--resume"), "{ran:?}");
+    assert_eq!(rig.run(&["unmount"]).code, 0);
+    assert!(!rig.state().exists());
+}
+
 #[test]
 fn a_bundle_without_a_daemon_holds_what_there_is() {
     let rig = Rig::new();

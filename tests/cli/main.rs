@@ -11,3 +11,4 @@ mod passthrough;
 mod places;
 mod protocol;
 mod rig;
+mod untold;

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -11,9 +11,10 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::cli::RUN_FAILED;
-use crate::cli::output::{CONFLICT_OF_RUN, Trouble};
+use crate::cli::output::{CONFLICT_OF_RUN, Trouble, note};
 use crate::cli::place::absolute;
 use crate::control::{Ended, Outcome, StepResult};
+use crate::error::Error;
 use crate::tree::shown::shown;
 
 /// The command took too long.
@@ -55,10 +56,12 @@ impl Ran {
     }
 }
 
-/// Runs something, writes what became of it to the file, and gives the exit code.
+/// Runs something, writes what became of it to the file, and gives the exit code:
+/// what is done is not done again because of a file.
 ///
 /// # Errors
-/// What it failed with, and what keeps the file from being written.
+/// What keeps the file from being written, before anything is run, and what it
+/// failed with.
 pub fn recorded(
     file: Option<&Path>,
     step: &str,
@@ -68,7 +71,13 @@ pub fn recorded(
     let started = Instant::now();
     let ran = run();
     if let Some(file) = file {
-        file.write(&describe(step, &ran, started.elapsed().as_secs_f64()))?;
+        let result = describe(step, &ran, started.elapsed().as_secs_f64());
+        if let Err(error) = file.write(&result) {
+            let file = shown(&file.0);
+            note(&format!(
+                "--result: {file} is not written: {error}; the exit code is that of the step"
+            ));
+        }
     }
     ran.map(|ran| ran.code())
 }
@@ -129,10 +138,14 @@ pub fn forget(arguments: &[OsString]) {
     }
 }
 
-/// Whether a file is there that can be replaced. What is something else, such
-/// as `/dev/stdout`, is written to.
+/// Whether a file is there that can be replaced.
 fn is_plain(file: &Path) -> bool {
     std::fs::symlink_metadata(file).is_ok_and(|meta| meta.is_file())
+}
+
+/// Whether something else is there, such as `/dev/stdout`, which is written to.
+fn is_other(file: &Path) -> bool {
+    std::fs::symlink_metadata(file).is_ok_and(|meta| !meta.is_file())
 }
 
 /// Where the result goes: an absolute path, for it is written when everything
@@ -141,42 +154,52 @@ fn is_plain(file: &Path) -> bool {
 struct ResultFile(PathBuf);
 
 impl ResultFile {
-    /// Sees whether a file can be there.
+    /// Sees whether a file can be made there. It is not kept until the end: in
+    /// the stage's own directories the step would see it.
     fn new(file: &Path) -> Result<ResultFile, Trouble> {
-        let file = absolute(file)?;
-        if file.parent().is_some_and(Path::is_dir) && !file.is_dir() {
-            return Ok(ResultFile(file));
+        let refuse = |why: Option<Error>| {
+            let why = why.map_or_else(String::new, |error| format!(" ({error})"));
+            let text = format!("--result: no file can be written at {}{why}", shown(file));
+            Err(Trouble::new(2, text))
+        };
+        let result = ResultFile(absolute(file)?);
+        if result.0.is_dir() {
+            return refuse(None);
         }
-        let text = format!("--result: no file can be written at {}", shown(&file));
-        Err(Trouble::new(2, text))
+        if is_other(&result.0) {
+            return Ok(result);
+        }
+        let temporary = result.temporary();
+        match File::create(&temporary).and_then(|_| std::fs::remove_file(&temporary)) {
+            Ok(()) => Ok(result),
+            Err(error) => refuse(Some(error.into())),
+        }
     }
 
     /// Writes the result; nobody finds a part of it.
-    fn write(&self, result: &Value) -> Result<(), Trouble> {
-        self.replace(&format!("{result:#}\n")).map_err(|error| {
-            let text = format!("--result: write {}: {error}", shown(&self.0));
-            Trouble::new(1, text)
-        })
-    }
-
-    fn replace(&self, text: &str) -> std::io::Result<()> {
-        let ResultFile(file) = self;
-        match std::fs::symlink_metadata(file) {
-            Ok(meta) if !meta.is_file() => return std::fs::write(file, text),
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
-            _ => {}
+    ///
+    /// # Errors
+    /// As write(2) and rename(2).
+    fn write(&self, result: &Value) -> Result<(), Error> {
+        let text = format!("{result:#}\n");
+        if is_other(&self.0) {
+            return Ok(std::fs::write(&self.0, text)?);
         }
-        let mut name = OsString::from(".");
-        name.push(file.file_name().unwrap_or_default());
-        name.push(format!(".{}", std::process::id()));
-        let temporary = file.with_file_name(name);
+        let temporary = self.temporary();
         let written = File::create(&temporary)
             .and_then(|mut out| out.write_all(text.as_bytes()))
-            .and_then(|()| std::fs::rename(&temporary, file));
+            .and_then(|()| std::fs::rename(&temporary, &self.0));
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary);
         }
-        written
+        Ok(written?)
+    }
+
+    fn temporary(&self) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(self.0.file_name().unwrap_or_default());
+        name.push(format!(".{}", std::process::id()));
+        self.0.with_file_name(name)
     }
 }
 

@@ -17,6 +17,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use nix::sys::stat;
 use serde::{Deserialize, Serialize};
 
+use super::address::Address;
 use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
 use crate::error::{Error, Result};
 use crate::stage::State;
@@ -162,16 +163,18 @@ impl Client {
             WhereStage::Dead(_) => return Err(gone(state_dir, label)),
             WhereStage::Socket => {}
         }
-        let stream = match UnixStream::connect(state_dir.join(SOCKET)) {
+        let address = Address::of(&state_dir.join(SOCKET));
+        let connected = address.and_then(|at| Ok(UnixStream::connect(at.path())?));
+        let stream = match connected {
             Ok(stream) => stream,
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            Err(error) if error.errno() == Errno::ECONNREFUSED => {
                 return Err(gone(state_dir, label));
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+            Err(error) if error.errno() == Errno::ENOENT => {
                 return Err(Problem::NoStage(no_stage(state_dir, label)));
             }
             Err(error) => {
-                let error = Error::from(error).context(format!("connect to the stage '{label}'"));
+                let error = error.context(format!("connect to the stage '{label}'"));
                 return Err(error.into());
             }
         };

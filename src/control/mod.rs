@@ -6,6 +6,7 @@
 //! `report` and `failure` are frozen, so that those two commands work between
 //! any two versions; everything else needs equal versions on both sides.
 
+mod address;
 mod client;
 mod messages;
 mod server;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 
+use super::address::Address;
 use super::{Hello, Reply, Request, Wire};
 use crate::error::{Context, Result};
 
@@ -78,7 +79,8 @@ impl Server {
             _ => {}
         }
         // The directory is 0700, so nobody is in time for the moment between.
-        let listener = UnixListener::bind(path).context(|| path.display().to_string())?;
+        let address = Address::of(path)?;
+        let listener = UnixListener::bind(address.path()).context(|| path.display().to_string())?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         Ok(Server {
             listener,

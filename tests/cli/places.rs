@@ -65,3 +65,18 @@ fn a_link_that_leads_nowhere_is_no_place() {
     std::os::unix::fs::symlink("no-disk", rig.path().join("state")).unwrap();
     rig.run(&["status"]).refused(2, "that leads nowhere");
 }
+
+/// The address of a socket is shorter than a path can be (unix(7)).
+#[test]
+fn far_down_it_can_be_talked_to() {
+    in_stage(
+        r#"
+        "$H" unmount
+        deep=$(printf '%0100d' 0)
+        export HARNESS_FS_STATE_DIR="$T/$deep/$deep/state"
+        "$H" mount --workspace "$W"
+        code 0 "$H" step run good -- sh -c 'echo 1 >a'
+        is "$(cat "$W/a")" 1
+        "#,
+    );
+}

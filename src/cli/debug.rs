@@ -44,6 +44,10 @@ pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
     let output = output.unwrap_or_else(|| format!("harness-fs-debug-{now}.tar.zst").into());
     let files = collect(place);
     let written = write(&output, &files, now);
+    // A part of an archive is none; what is no file, such as a pipe, stays.
+    if written.is_err() && output.symlink_metadata().is_ok_and(|there| there.is_file()) {
+        let _ = std::fs::remove_file(&output);
+    }
     written.context(|| format!("write {}", output.display()))?;
     print(&output.display().to_string())?;
     Ok(0)

@@ -275,7 +275,8 @@ pub fn seal(
     now: u64,
 ) -> Result<Manifest> {
     let links = write_links(open, stack).context(|| format!("hard links of layer {id}"))?;
-    let (entries, whiteouts, bytes) = count(open.tree(), stack)?;
+    let here = || open.path().display().to_string();
+    let (entries, whiteouts, bytes) = count(open.tree(), stack).context(here)?;
     let manifest = Manifest {
         id: id.to_owned(),
         step: step.to_owned(),
@@ -286,7 +287,7 @@ pub fn seal(
         links,
         xattr_whiteouts: open.tree().whiteouts() == Whiteouts::Xattr,
     };
-    manifest.write(open)?;
+    manifest.write(open).context(here)?;
     move_sealed(open.path(), layers, id)?;
     Ok(manifest)
 }

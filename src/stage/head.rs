@@ -6,7 +6,7 @@ use super::journal::Record;
 use super::names::STAGE_VIEW;
 use super::state::now;
 use super::{Failure, Stage, failpoint};
-use crate::error::Result;
+use crate::error::{Context, Result};
 use crate::layer::{OpenLayer, Stack, seal};
 use crate::sys::at;
 
@@ -82,7 +82,7 @@ impl Stage {
         // Made before, so that a full disk is noticed while the head is whole.
         let path = open.path().to_path_buf();
         let next = path.with_file_name("open.next");
-        std::fs::create_dir_all(&next)?;
+        std::fs::create_dir_all(&next).context(|| next.display().to_string())?;
         drop(OpenLayer::open(&next)?);
         let record = Record {
             view: STAGE_VIEW.to_owned(),

@@ -36,3 +36,21 @@ fn where_no_result_can_be_written_no_command_starts() {
     assert!(ran.err.contains("--result: "), "{}", ran.err);
     assert!(ran.err.contains("/proc/r"), "{}", ran.err);
 }
+
+/// What a full disk leaves of a bundle is none.
+#[test]
+fn a_bundle_is_whole_or_not_there() {
+    let ran = in_stage(
+        r#"
+        mkdir "$T/full"
+        mount -t tmpfs -o size=64k none "$T/full"
+        code 1 cp /dev/zero "$T/full/ballast"
+        code 1 "$H" debug bundle --output "$T/full/b"
+        is "$(ls -A "$T/full")" ballast
+        code 1 "$H" debug bundle --output /dev/full
+        [ -c /dev/full ]
+        umount "$T/full"
+        "#,
+    );
+    assert!(ran.err.contains("full/b: No space left"), "{}", ran.err);
+}

@@ -1,7 +1,8 @@
 //! A disk that is full in the middle of things: what was running fails with
 //! the system's own error, and nothing is half done.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write;
 
 use crate::rig::{Rig, alone, tool, tree};
 
@@ -97,6 +98,7 @@ fn a_full_disk_in_the_stage_view() {
             if ran.code != 0 {
                 let code = if arguments[1] == "run" { 125 } else { 1 };
                 ran.refused(code, "No space left");
+                assert!(ran.err.contains(rig.state().to_str().unwrap()), "{ran:?}");
             } else if arguments[1] == "merge" {
                 assert_eq!(
                     fs::metadata(rig.ws().join("three")).unwrap().len(),
@@ -147,5 +149,50 @@ fn a_disk_that_is_full_from_the_start() {
         rig.run(&["mount", "--workspace", ws.to_str().unwrap()])
             .refused(1, "No space left");
         assert!(ws.join("readme").exists());
+    });
+}
+
+/// Only "No space left on device" was said, of whatever disk.
+#[test]
+fn it_is_told_which_disk_is_full() {
+    alone(|rig| {
+        let state = rig.state();
+        for (option, pages, files) in (0..8)
+            .map(|left| ("size=1m", left, 999))
+            .chain((0..24).map(|left| ("nr_inodes=60", 999, left)))
+        {
+            fs::create_dir(&state).unwrap();
+            let at = state.to_str().unwrap();
+            tool("mount", &["-t", "tmpfs", "-o", option, "none", at]);
+            rig.mount();
+            fs::write(rig.ws().join("in-head"), "x").unwrap();
+            if pages < 999 {
+                let mut ballast = File::create(state.join("ballast")).unwrap();
+                while ballast.write_all(&[1; 4096]).is_ok() {}
+                let full = ballast.metadata().unwrap().len();
+                ballast.set_len(full - pages * 4096).unwrap();
+            } else {
+                let names = (0..60).map(|number| state.join(format!("ballast{number}")));
+                let made = names.filter(|name| File::create(name).is_ok()).count();
+                for number in 0..files.min(made) {
+                    fs::remove_file(state.join(format!("ballast{number}"))).unwrap();
+                }
+            }
+            for (arguments, code) in [
+                (&["snapshot", "create", "one"][..], 1),
+                (&["step", "begin", "s"], 1),
+                (&["step", "run", "r", "--", "true"], 125),
+            ] {
+                let ran = rig.run(arguments);
+                println!("{option} {pages} {files} {arguments:?}: {ran:?}");
+                if ran.code != 0 {
+                    ran.refused(code, "No space left");
+                    assert!(ran.err.contains(at), "{option} {pages} {files}: {ran:?}");
+                }
+            }
+            rig.ok(&["unmount"]);
+            tool("umount", &[at]);
+            fs::remove_dir(&state).unwrap();
+        }
     });
 }

@@ -81,10 +81,11 @@ pub struct Arguments {
 /// # Errors
 /// One sentence.
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
-    let config = config(&arguments, place)?;
+    // First: others may not even see whether there is a stage.
     if !nix::unistd::geteuid().is_root() {
         return Err(Trouble::new(1, "mounting needs root: run it with sudo"));
     }
+    let config = config(&arguments, place)?;
     if arguments.log_file.is_some()
         && let Some(log) = &config.log
     {

@@ -101,10 +101,11 @@ pub fn print(text: &str) -> Result<(), Trouble> {
         .and_then(|()| out.write_all(b"\n"))
         .and_then(|()| out.flush());
     match written {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Trouble::new(
-            1,
-            format!("write to standard output: {error}"),
-        )),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let error = Error::from(error);
+            let text = format!("the command is done, but its output could not be written: {error}");
+            Err(Trouble::new(1, text))
+        }
         _ => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json, unexpected};
@@ -74,19 +75,15 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
 fn finish(client: &Client, reply: Reply, json: bool) -> Result<u8, Trouble> {
     match reply {
         Reply::Report { text, data } => {
-            if json {
-                print_json(&data)?;
-            } else {
-                print(&text)?;
+            let told = match json {
+                true => print_json(&data),
+                false => print(&text),
+            };
+            if !client.wait_for_the_end() {
+                let text = "the stage is unmounted, but its daemon does not end";
+                return Err(Trouble::new(1, text));
             }
-            if client.wait_for_the_end() {
-                Ok(0)
-            } else {
-                Err(Trouble::new(
-                    1,
-                    "the stage is unmounted, but its daemon does not end",
-                ))
-            }
+            told.map(|()| 0)
         }
         other => Err(unexpected(other, json)),
     }
@@ -145,8 +142,20 @@ fn agrees(arguments: &Arguments, paths: &[PathBuf]) -> Result<(), Trouble> {
 /// Removes what a stage without a daemon has left.
 fn forget(place: &Place, json: bool) -> Result<u8, Trouble> {
     let dir = &place.state_dir;
-    let lock = StateLock::take(dir, dir)?;
-    let _server = StateLock::of_server(dir)?;
+    let stage = dir.join(STAGE_FILE).exists();
+    let locked = StateLock::take(dir, dir).and_then(|lock| Ok((lock, StateLock::of_server(dir)?)));
+    let late = match &locked {
+        Ok(_) => !dir.exists() || stage && !dir.join(STAGE_FILE).exists(),
+        Err(error) => error.errno() == Errno::ENOENT,
+    };
+    if late {
+        // Another `unmount` had the locks before.
+        return Err(Trouble::new(
+            3,
+            format!("the stage '{}' has been discarded meanwhile", place.label),
+        ));
+    }
+    let (lock, _server) = locked?;
     if let Some(report) = daemon::finish_apply(dir, &place.label)? {
         if json {
             print_json(&json!({ "ended": null, "applied": report }))?;

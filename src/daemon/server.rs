@@ -50,6 +50,10 @@ pub fn serve(config: &Config) -> u8 {
     let opened = Wanted::new(&out, &signals)
         .map_err(Failure::from)
         .and_then(|wanted| open(config, supervisor.as_raw(), &wanted));
+    if opened.is_ok() {
+        // Before it is said: whoever waits for that may look here.
+        log::info!("serving the stage '{}'", config.label);
+    }
     match opened {
         Ok(opened) if !opened.ready.say(&mut out) => {
             log::error!("not started: the command that started the stage is gone");
@@ -62,7 +66,6 @@ pub fn serve(config: &Config) -> u8 {
             made,
             ..
         }) => {
-            log::info!("serving the stage '{}'", config.label);
             made.keep();
             drop(out);
             close_stdout();

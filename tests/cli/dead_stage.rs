@@ -2,7 +2,7 @@
 
 use std::os::unix::net::UnixListener;
 
-use super::rig::Rig;
+use super::rig::{Rig, ran};
 
 fn kept(rig: &Rig) {
     std::fs::create_dir(rig.state()).unwrap();
@@ -71,6 +71,31 @@ fn state_of_a_newer_format_is_not_offered_to_be_resumed() {
     assert!(!ran.err.contains("--resume"), "{ran:?}");
     assert_eq!(rig.run(&["unmount"]).code, 0);
     assert!(!rig.state().exists());
+}
+
+/// Two of several at a time ended with "No such file or directory".
+#[test]
+fn an_unmount_that_comes_too_late_finds_no_stage() {
+    let rig = Rig::new();
+    for _ in 0..5 {
+        kept(&rig);
+        let all = std::iter::repeat_with(|| {
+            let mut command = rig.command(&rig.state());
+            command.arg("unmount").stderr(std::process::Stdio::piped());
+            command.spawn().unwrap()
+        });
+        let all: Vec<_> = all.take(6).collect();
+        let all = all
+            .into_iter()
+            .map(|one| ran(one.wait_with_output().unwrap()));
+        let all: Vec<_> = all.collect();
+        let done = all.iter().filter(|ran| ran.code == 0).count();
+        assert_eq!(done, 1, "{all:?}");
+        for late in all.iter().filter(|ran| ran.code != 0) {
+            assert_eq!(late.code, 3, "{late:?}");
+            assert!(late.err.contains("stage '"), "{late:?}");
+        }
+    }
 }
 
 #[test]

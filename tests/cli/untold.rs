@@ -54,3 +54,19 @@ fn a_bundle_is_whole_or_not_there() {
     );
     assert!(ran.err.contains("full/b: No space left"), "{}", ran.err);
 }
+
+#[test]
+fn who_cannot_be_told_hears_that_it_is_done() {
+    let ran = in_stage(
+        r#"
+        code 1 "$H" snapshot create s --json >/dev/full
+        is "$("$H" snapshot list --json | grep -c '"name": "s"')" 1
+        code 1 "$H" unmount --json >/dev/full
+        code 3 "$H" status
+        code 1 "$H" mount --workspace "$W" --json >/dev/full
+        code 0 "$H" status
+        "#,
+    );
+    let said = "done, but its output could not be written: No space left on device";
+    assert_eq!(ran.err.matches(said).count(), 3, "{}", ran.err);
+}

@@ -260,6 +260,9 @@ fn only_root_mounts_and_only_the_owner_asks() {
         as_user(&["snapshot", "create", "x"]).refused(1, "belongs to another user");
         as_user(&["unmount"]).refused(1, "belongs to another user");
         as_user(&mount).refused(1, "needs root");
+        as_user(&["mount", "--resume"]).refused(1, "needs root");
+        rig.ok(&["unmount", "--keep-state"]);
+        as_user(&["mount", "--resume"]).refused(1, "needs root");
         rig.ok(&["unmount"]);
     });
 }

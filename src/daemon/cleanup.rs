@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::stage::{stage_mount, survivors};
+use crate::stage::{VIEWS, stage_mount, survivors};
 use crate::sys::connection::Abort;
 use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
@@ -30,7 +30,7 @@ pub fn clean(state_dir: &Path, label: &str) -> Result<Vec<PathBuf>> {
     let stage_view = stage_mount(state_dir);
     let steps = left.iter().filter(|mount| {
         // Not the stage view: everybody may have that.
-        mountinfo::is_below(mount, state_dir) && mount.at != stage_view
+        mountinfo::is_below(mount, &state_dir.join(VIEWS)) && mount.at != stage_view
     });
     let views: Vec<PathBuf> = steps.map(|mount| mount.at.clone()).collect();
     match survivors::end(&views, GRACE) {
@@ -46,15 +46,17 @@ pub fn clean(state_dir: &Path, label: &str) -> Result<Vec<PathBuf>> {
     result.map(|()| left.into_iter().map(|mount| mount.at.clone()).collect())
 }
 
-/// The mounts of a stage: by their source, or by the device of a mount in its
-/// state directory, which their binds share.
+/// The mounts of a stage: by their source, or by the device of a view in its
+/// state directory, which their binds share. Elsewhere below that may lie the
+/// state of another stage.
 fn of_stage<'a>(mounts: &'a [Mount], state_dir: &Path, label: &str) -> Vec<&'a Mount> {
     let source = format!("harness-fs:{label}");
+    let views = state_dir.join(VIEWS);
     let is_ours = |mount: &&Mount| mountinfo::is_ours(&mount.kind);
     let devices: BTreeSet<&str> = mounts
         .iter()
         .filter(is_ours)
-        .filter(|mount| mount.source == *source || mountinfo::is_below(mount, state_dir))
+        .filter(|mount| mount.source == *source || mountinfo::is_below(mount, &views))
         .map(|mount| mount.device.as_str())
         .collect();
     let shares = |mount: &&Mount| devices.contains(mount.device.as_str());
@@ -94,6 +96,7 @@ mod tests {
             mount("0:50", "/state/views/stage/mnt", ours, "something"),
             mount("0:50", "/harness", ours, "something"),
             mount("0:60", "/other", ours, "harness-fs:other"),
+            mount("0:61", "/state/other/views/stage/mnt", ours, "elsewhere"),
             mount("0:70", "/left", ours, "harness-fs:ci"),
             mount("0:71", "/strange", "fuse.sshfs", "harness-fs:ci"),
         ];

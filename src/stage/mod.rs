@@ -66,8 +66,9 @@ use names::STAGE_VIEW;
 
 /// The directories of a state directory that the stage itself owns.
 const LAYERS: &str = "layers";
-const VIEWS: &str = "views";
 const OBJECTS: &str = "objects";
+/// The one that holds the open layers, and where views are mounted.
+pub const VIEWS: &str = "views";
 
 /// A view that is there now.
 struct Running {

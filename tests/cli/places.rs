@@ -80,3 +80,39 @@ fn far_down_it_can_be_talked_to() {
         "#,
     );
 }
+
+/// The stage below was taken for its own, left by a daemon that was killed.
+#[test]
+fn a_stage_whose_state_lies_above_that_of_another_leaves_it_alone() {
+    in_stage(
+        r#"
+        above=$(dirname "$HARNESS_FS_STATE_DIR")/above
+        "$H" unmount
+        export HARNESS_FS_STATE_DIR="$above/state"
+        "$H" mount --workspace "$W"
+        code 0 env HARNESS_FS_STATE_DIR= "$H" --state-dir "$above" mount --workspace "$T/other"
+        code 0 "$H" step run good -- sh -c 'echo 1 >a'
+        is "$(cat "$W/a")" 1
+        code 0 env HARNESS_FS_STATE_DIR= "$H" --state-dir "$above" unmount
+        code 0 "$H" step run better -- sh -c 'echo 2 >a'
+        "#,
+    );
+}
+
+/// Its state went with a container; the mount is on a volume and stays.
+#[test]
+fn what_is_left_of_a_stage_without_its_state_is_taken_away() {
+    in_stage(
+        r#"
+        pids=$("$H" status --json | sed -n 's/^  *"\(pid\|supervisor\)": \([0-9]*\),*/\2/p')
+        echo unseen >"$W/new"
+        kill -STOP $pids
+        kill -KILL $pids
+        umount -l "$HARNESS_FS_STATE_DIR/views/stage/mnt"
+        rm -r "$HARNESS_FS_STATE_DIR"
+        code 1 cat "$W/file"
+        "$H" mount --workspace "$W"
+        [ ! -e "$W/new" ]
+        "#,
+    );
+}

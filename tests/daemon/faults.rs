@@ -184,7 +184,6 @@ fn it_is_told_which_disk_is_full() {
                 (&["step", "run", "r", "--", "true"], 125),
             ] {
                 let ran = rig.run(arguments);
-                println!("{option} {pages} {files} {arguments:?}: {ran:?}");
                 if ran.code != 0 {
                     ran.refused(code, "No space left");
                     assert!(ran.err.contains(at), "{option} {pages} {files}: {ran:?}");

@@ -9,12 +9,52 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags};
 
+use super::Stack;
 use super::copy_up::keeping_times;
 use super::open::{OpenLayer, TREE};
+use super::seal::write_links;
 use crate::error::{Context, Result};
 use crate::sys::at::{self, SetTime};
-use crate::sys::{copy, xattr};
-use crate::tree::Kind;
+use crate::sys::{copy, lease, xattr};
+use crate::tree::union::Entry;
+use crate::tree::{Ino, Kind};
+
+/// Puts copies in the place of all files that somebody has open for writing, in
+/// a layer that a dead daemon left: nothing else tells any more which these are.
+/// Returns their inodes and paths.
+///
+/// # Errors
+/// What the disk reports, `ENOSPC` above all; it can be repeated.
+pub fn part_from_writers(open: &OpenLayer, stack: &Stack) -> Result<Vec<(Ino, PathBuf)>> {
+    // A file that only `index/` has can be written as well.
+    write_links(open, stack)?;
+    let mut held = Vec::new();
+    let mut dirs = vec![PathBuf::new()];
+    while let Some(dir) = dirs.pop() {
+        for entry in at::list(open.tree().root(), &dir)? {
+            let path = dir.join(&entry.name);
+            match entry.kind {
+                Some(Kind::Dir) => dirs.push(path),
+                Some(Kind::File) => {
+                    let written = open.tree().open(&path).and_then(lease::is_written);
+                    let written = written.context(|| path.display().to_string())?;
+                    if written == Some(false) {
+                        continue;
+                    }
+                    // In doubt too, but then there is nobody to tell of.
+                    replace_by_copy(open, &Path::new(TREE).join(&path))?;
+                    if written.is_some()
+                        && let Some(Entry::Present(attr, _)) = open.tree().entry(&path)?
+                    {
+                        held.push((attr.ino, path));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(held)
+}
 
 /// Puts a copy in the place of the file at `path`, under all of its names.
 /// Whoever has the old one open is left with a file that has no name any more.

@@ -23,7 +23,7 @@ use crate::tree::union::{Entry, Name};
 
 pub use base::Base;
 pub use disk::{DiskTree, Whiteouts, set_ino};
-pub use held::replace_by_copy;
+pub use held::{part_from_writers, replace_by_copy};
 pub use ino::Inos;
 pub use manifest::Manifest;
 pub use open::{LinkState, OpenLayer, TREE};

@@ -100,7 +100,7 @@ impl Layer for SealedLayer {
 /// Gives every name of a copied-up inode its own hard link in the tree, so that
 /// the sealed layer needs no index: afterwards names and content agree for
 /// whoever reads the layer, the kernel's overlayfs among them.
-fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<Ino, i64>> {
+pub(super) fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<Ino, i64>> {
     let mut changes = BTreeMap::new();
     let mut wanted: HashMap<Ino, u32> = HashMap::new();
     for (ino, state) in open.link_states() {

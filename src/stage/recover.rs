@@ -11,9 +11,10 @@ use nix::errno::Errno;
 use super::journal::{self, Record};
 use super::names::STAGE_VIEW;
 use super::state::{Phase, State, now};
+use super::steps::tell_of_writers;
 use super::{Failure, LAYERS, Sessions, Stage, VIEWS, boot_id, make_state_dir};
 use crate::error::{Context, Error, Result};
-use crate::layer::{OpenLayer, finish_seal, seal, sweep_sealed};
+use crate::layer::{OpenLayer, finish_seal, part_from_writers, seal, sweep_sealed};
 use crate::sys::at;
 
 impl Stage {
@@ -105,6 +106,7 @@ fn settle_heads(
                 stack: stack.clone(),
                 ..state.clone()
             };
+            // Nobody writes there past the daemon: the stage view never uses passthrough.
             end_seal(dir, &open, &before, &stack, &record.id, "head", &sessions)?;
         }
         stack.push(record.id.clone());
@@ -112,7 +114,7 @@ fn settle_heads(
     Ok(stack)
 }
 
-/// Ends the sealing of the open layer in `open`.
+/// Ends the sealing of the open layer in `open`. Returns what the user should know.
 fn end_seal(
     dir: &Path,
     open: &Path,
@@ -121,17 +123,20 @@ fn end_seal(
     id: &str,
     step: &str,
     sessions: &Arc<dyn Sessions>,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let layers = dir.join(LAYERS);
     if finish_seal(open, &layers, id)? {
-        return Ok(());
+        return Ok(Vec::new());
     }
     // Reading the layers below takes the parts of a stage; it is put together
     // for real when everything is settled.
     let reader = Stage::assemble(dir, state, sessions.clone(), Vec::new())?;
     let stack = reader.stack_of(base)?;
     let layer = OpenLayer::open(open)?;
-    seal(&layer, &stack, &layers, id, step, now()).map(drop)
+    // The kernel goes on serving passthrough files to who still has them open.
+    let held = part_from_writers(&layer, &stack)?;
+    seal(&layer, &stack, &layers, id, step, now())?;
+    Ok(tell_of_writers(&state.options.mapped, &held))
 }
 
 /// Keeps what steps had written whose views ended with the daemon.
@@ -162,7 +167,7 @@ fn settle_steps(
             sweep_sealed(&layer)?;
             true
         } else if open.exists() && (recorded.is_some() || !OpenLayer::open(&open)?.is_clean()?) {
-            end_seal(dir, &open, state, &base, &id, &name, &sessions)?;
+            notes.extend(end_seal(dir, &open, state, &base, &id, &name, &sessions)?);
             true
         } else {
             false

@@ -233,7 +233,7 @@ impl Stage {
             session.unmount()?;
             self.remember_requests(session.as_ref());
             let held = running.view.part_from_writers(&session.held())?;
-            notes = self.tell_of_writers(&held);
+            notes = tell_of_writers(&self.options().mapped, &held);
         }
         let open = running.view.close()?;
         let layer = if open.is_clean()? {
@@ -266,29 +266,6 @@ impl Stage {
         }
         self.running.lock().remove(step);
         Ok(notes)
-    }
-
-    /// A sentence for each file that somebody outside of the step goes on
-    /// writing, and who that is.
-    fn tell_of_writers(&self, held: &[(Ino, PathBuf)]) -> Vec<String> {
-        let mapped = self.options().mapped;
-        let tell = |(ino, path): &(Ino, PathBuf)| {
-            let writers: Vec<String> = occupants::writers(*ino)
-                .iter()
-                .map(|(pid, name)| format!("{name} (pid {pid})"))
-                .collect();
-            let who = match writers.is_empty() {
-                true => "a process outside of the step".to_owned(),
-                false => writers.join(", "),
-            };
-            let note = format!(
-                "{} is still open for writing in {who}; what is written there from now on is lost",
-                as_seen(&mapped, path).display()
-            );
-            log::warn!("{note}");
-            note
-        };
-        held.iter().map(tell).collect()
     }
 
     /// Ends a step and drops what it did. Whoever is still in its view gets errors.
@@ -328,6 +305,28 @@ impl Stage {
         self.sweep_layers();
         Ok(())
     }
+}
+
+/// A sentence for each file that somebody outside of the step goes on writing,
+/// and who that is.
+pub(super) fn tell_of_writers(mapped: &[PathBuf], held: &[(Ino, PathBuf)]) -> Vec<String> {
+    let tell = |(ino, path): &(Ino, PathBuf)| {
+        let writers: Vec<String> = occupants::writers(*ino)
+            .iter()
+            .map(|(pid, name)| format!("{name} (pid {pid})"))
+            .collect();
+        let who = match writers.is_empty() {
+            true => "a process outside of the step".to_owned(),
+            false => writers.join(", "),
+        };
+        let note = format!(
+            "{} is still open for writing in {who}; what is written there from now on is lost",
+            as_seen(mapped, path).display()
+        );
+        log::warn!("{note}");
+        note
+    };
+    held.iter().map(tell).collect()
 }
 
 /// A step that is there, or why it is not.

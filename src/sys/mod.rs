@@ -5,6 +5,7 @@ pub mod at;
 pub mod connection;
 pub mod copy;
 pub mod inode;
+pub mod lease;
 pub mod made;
 pub mod mount;
 pub mod mountinfo;

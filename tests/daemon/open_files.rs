@@ -149,6 +149,59 @@ fn who_is_no_part_of_the_step_cannot_write_its_layer() {
     });
 }
 
+/// Nobody has seen the end of that step: only the files tell who writes them.
+#[test]
+fn who_is_no_part_of_the_step_cannot_write_the_layer_that_a_dead_daemon_left() {
+    alone(|rig| {
+        rig.mount();
+        rig.ok(&["step", "begin", "s"]);
+        let fifo = |name: &str| {
+            let path = rig.path().join(name);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            path
+        };
+        let (go, gone) = (fifo("go"), fifo("gone"));
+        let outside = format!(
+            "read line < {}; echo too late >&3 && echo too late >&4; echo $? > {}",
+            go.display(),
+            gone.display()
+        );
+        // One that is new, and one of the base that has a second name.
+        let script = format!(
+            "mkdir dir; echo in time > dir/one; ln dir/one two; echo quiet > quiet
+            exec 3>>dir/one 4>>readme; echo in time >&4
+            nsenter --mount --target 1 sh -c '{outside}' </dev/null >/dev/null 2>&1 &
+            until [ \"$(readlink /proc/$!/ns/mnt)\" = \"$(readlink /proc/1/ns/mnt)\" ]; do :; done"
+        );
+        rig.ok(&["step", "exec", "s", "--", "sh", "-ec", &script]);
+        rig.daemon().kill_server();
+        let ran = rig.ok(&["mount", "--resume"]);
+        for name in ["dir/one", "readme"] {
+            let told = format!(
+                "{} is still open for writing in sh (pid ",
+                rig.ws().join(name).display()
+            );
+            let or_two = told.replace("dir/one", "two");
+            let or_two = or_two.replace("readme", "src/deep/same");
+            assert!(
+                ran.err.contains(&told) || ran.err.contains(&or_two),
+                "{ran:?}"
+            );
+        }
+        assert_eq!(ran.err.matches("open for writing").count(), 2, "{ran:?}");
+        fs::write(&go, "\n").unwrap();
+        // That it failed would be as good; these are files without a name.
+        assert_eq!(fs::read_to_string(&gone).unwrap(), "0\n");
+        rig.ok(&["step", "merge", "s"]);
+        let script = "cat dir/one two quiet readme src/deep/same; stat -c %h two readme";
+        let seen = rig.step("look", &[], script);
+        let readme = "from the base\nin time\n";
+        let expected = format!("in time\nin time\nquiet\n{readme}{readme}2\n2\n");
+        assert_eq!(seen.out, expected, "{seen:?}");
+        rig.ok(&["unmount"]);
+    });
+}
+
 #[test]
 fn many_files_are_open_at_once() {
     alone(|rig| {

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::occupants;
 use crate::error::{Error, Result};
+use crate::sys::cached;
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::process::Process;
 
@@ -56,7 +57,8 @@ pub fn sentence(survivors: &[Survivor]) -> Option<String> {
     Some(format!("ended {plural} left by the step: {names}"))
 }
 
-/// The processes in the views that are mounted at `views`, by the mounts they see.
+/// The processes in the views that are mounted at `views`: by the mounts they
+/// see, or by where they are themselves.
 ///
 /// # Errors
 /// As read(2) on this process's own mounts.
@@ -75,10 +77,11 @@ pub fn find(views: &[PathBuf]) -> Result<Vec<i32>> {
 /// A process is in a view if its mount namespace has the view's device
 /// elsewhere than at the view's own mount point: whoever merely copied all
 /// mounts (`unshare -m`, a container about to start, the namespace of a sibling
-/// step in the making) has it there only and is none of ours.
+/// step in the making) has it there only and is none of ours. One that has put
+/// the view out of its mounts (`umount -l`) is in it while it stays there.
 fn in_views(views: &[&Mount], processes: Vec<i32>) -> Vec<i32> {
     let own = occupants::mount_namespace("self");
-    let mut known: HashMap<u64, bool> = HashMap::new();
+    let mut known: HashMap<u64, Mounts> = HashMap::new();
     let inside = |pid: &i32| {
         let process = pid.to_string();
         let Some(namespace) = occupants::mount_namespace(&process) else {
@@ -87,16 +90,47 @@ fn in_views(views: &[&Mount], processes: Vec<i32>) -> Vec<i32> {
         if Some(namespace) == own {
             return false;
         }
-        *known.entry(namespace).or_insert_with(|| {
-            let mounts = mountinfo::of(&process).unwrap_or_default();
-            let shows = |mount: &Mount| {
-                let same = |view: &&Mount| view.device == mount.device && view.at != mount.at;
-                views.iter().any(same)
-            };
-            mounts.iter().any(shows)
-        })
+        let seen = known
+            .entry(namespace)
+            .or_insert_with(|| Mounts::of(&process, views));
+        seen.show_a_view || stays_in(views, &process, &seen.all)
     };
     processes.into_iter().filter(inside).collect()
+}
+
+/// The mounts of a namespace.
+struct Mounts {
+    all: Vec<Mount>,
+    show_a_view: bool,
+}
+
+impl Mounts {
+    fn of(process: &str, views: &[&Mount]) -> Mounts {
+        let all = mountinfo::of(process).unwrap_or_default();
+        let shows = |mount: &Mount| {
+            let same = |view: &&Mount| view.device == mount.device && view.at != mount.at;
+            views.iter().any(same)
+        };
+        Mounts {
+            show_a_view: all.iter().any(shows),
+            all,
+        }
+    }
+}
+
+/// Whether a process works in a view, or runs a program of it. Not by what it has
+/// open: that can have been handed to somebody who does not belong to the step.
+fn stays_in(views: &[&Mount], process: &str, mounts: &[Mount]) -> bool {
+    ["cwd", "root", "exe"].iter().any(|way| {
+        let way = PathBuf::from(format!("/proc/{process}/{way}"));
+        let Ok(path) = std::fs::read_link(&way) else {
+            return false;
+        };
+        // A server that does not answer must not hold up the end of a step.
+        let safe = !mountinfo::holding(mounts, &path).is_some_and(mountinfo::asks_its_server);
+        safe && cached::lies(&way)
+            .is_ok_and(|lies| views.iter().any(|view| view.device == lies.device))
+    })
 }
 
 /// Ends every process in the views: tells all to, and kills those that are left

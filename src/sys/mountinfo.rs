@@ -99,6 +99,20 @@ pub fn is_below_dir(path: &Path, mount: &Mount) -> bool {
     path != mount.at && path.starts_with(&mount.at)
 }
 
+/// The mount that a path lies in.
+pub fn holding<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let around = mounts.iter().filter(|mount| path.starts_with(&mount.at));
+    // Of several at one place the last covers the others.
+    around.max_by_key(|mount| mount.at.components().count())
+}
+
+/// Whether a mount's server is asked for every link of `/proc` that leads there,
+/// whatever is wanted (`d_weak_revalidate` in the kernel's vfs.rst).
+pub fn asks_its_server(mount: &Mount) -> bool {
+    let kind = mount.kind.as_bytes();
+    kind.starts_with(b"nfs") || kind == b"9p"
+}
+
 /// Whether a type of filesystem is ours.
 pub fn is_ours(kind: &OsStr) -> bool {
     kind.as_bytes() == b"fuse.harness-fs"
@@ -121,5 +135,9 @@ mod tests {
         assert!(is_below(&mounts[0], Path::new("/mnt")));
         assert!(!is_below(&mounts[0], Path::new("/mnt/a")));
         assert!(!is_ours(&mounts[1].kind));
+        let holding = |path: &str| holding(&mounts, Path::new(path)).unwrap().device.as_str();
+        assert_eq!(holding("/mnt/a b/c"), "0:98");
+        assert_eq!(holding("/mnt/a"), "8:1");
+        assert!(!asks_its_server(&mounts[0]));
     }
 }

@@ -10,6 +10,7 @@ mod imports;
 mod in_place;
 mod interrupted;
 mod isolation;
+mod left_behind;
 mod names;
 mod open_files;
 mod refusals;

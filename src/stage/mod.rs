@@ -26,6 +26,7 @@ mod names;
 pub mod namespace;
 mod numbers;
 pub mod occupants;
+mod places;
 mod recover;
 mod reserve;
 mod sessions;

@@ -1,11 +1,15 @@
 //! Processes that already use a mapped path when a stage is to be mounted.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
 
+use super::places::{Part, Place};
+use crate::sys::{cached, mountinfo};
 use crate::tree::Ino;
 use crate::tree::shown::shown;
 
@@ -26,12 +30,12 @@ impl fmt::Display for Occupant {
     }
 }
 
-/// Who uses the mapped paths, in the mount namespace of this process.
+/// Who uses what the mapped paths show in the mount namespace of this process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Occupants {
-    /// Files open for writing, or mapped shared and writable.
+    /// Files open for writing, or mapped shared and writable; in any namespace.
     pub writers: Vec<Occupant>,
-    /// Processes that only have their working directory there.
+    /// Processes of this namespace that only have their working directory there.
     pub visitors: Vec<Occupant>,
 }
 
@@ -39,10 +43,20 @@ impl Occupants {
     /// What to tell of those who are still there when the stage ends.
     pub fn at_the_end(&self) -> Vec<String> {
         let writer = |writer: &Occupant| {
-            format!("had a file open for writing, and writes no longer reach it: {writer}")
+            format!(
+                "{} (pid {}) had {} open for writing; what it writes there from now on is lost",
+                writer.name,
+                writer.pid,
+                shown(&writer.path)
+            )
         };
         let visitor = |visitor: &Occupant| {
-            format!("is still in a directory of the stage; in a shell, `cd .` leaves it: {visitor}")
+            format!(
+                "{} (pid {}) is still in {} of the stage; in a shell, `cd .` leaves it",
+                visitor.name,
+                visitor.pid,
+                shown(&visitor.path)
+            )
         };
         let writers = self.writers.iter().map(writer);
         writers.chain(self.visitors.iter().map(visitor)).collect()
@@ -54,11 +68,24 @@ impl Occupants {
 /// visitors: what somebody gave them to write to would be lost as any other.
 pub fn find(mapped: &[PathBuf], except: &[i32]) -> Occupants {
     let mut found = Occupants::default();
+    let mounts = mountinfo::own().unwrap_or_default();
+    let parts = Part::all(mapped, &mounts);
+    let mut known: HashMap<u64, Vec<Place>> = HashMap::new();
     let own = mount_namespace("self");
+    known.extend(own.map(|own| (own, Place::all(&parts, &mounts))));
     for pid in processes() {
         let process = pid.to_string();
-        // Elsewhere the same path is another file.
-        if mount_namespace(&process) != own {
+        let Some(namespace) = mount_namespace(&process) else {
+            continue;
+        };
+        let places = match known.entry(namespace) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => match mountinfo::of(&process) {
+                Ok(mounts) => new.insert(Place::all(&parts, &mounts)),
+                Err(_) => continue,
+            },
+        };
+        if places.is_empty() {
             continue;
         }
         let occupant = |path: PathBuf| Occupant {
@@ -66,14 +93,13 @@ pub fn find(mapped: &[PathBuf], except: &[i32]) -> Occupants {
             name: name(pid),
             path,
         };
-        let inside = |path: &Path| mapped.iter().any(|root| path.starts_with(root));
-        if let Some(path) = written(&process, &inside) {
+        if let Some(path) = written(&process, places) {
             found.writers.push(occupant(path));
         } else if !except.contains(&pid)
-            && let Ok(cwd) = std::fs::read_link(format!("/proc/{process}/cwd"))
-            && inside(&cwd)
+            && Some(namespace) == own
+            && let Some(path) = visited(&process, places)
         {
-            found.visitors.push(occupant(cwd));
+            found.visitors.push(occupant(path));
         }
     }
     found
@@ -124,14 +150,23 @@ pub fn mount_namespace(process: &str) -> Option<u64> {
 }
 
 /// A file inside that the process can write to through what it has open now.
-fn written(process: &str, inside: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
+fn written(process: &str, places: &[Place]) -> Option<PathBuf> {
     let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).ok()?;
     for descriptor in descriptors.flatten() {
         let Ok(path) = std::fs::read_link(descriptor.path()) else {
             continue;
         };
         let number = descriptor.file_name();
-        if inside(&path) && open_for_writing(process, number.to_str()?) && path.exists() {
+        let number = number.to_str()?;
+        // The path alone may be that of another mount at the same place.
+        let is_mount = |place: &Place| {
+            let mount = fdinfo(process, number, "mnt_id:").and_then(|id| id.parse().ok());
+            mount.is_some_and(|id| place.is_mount(id))
+        };
+        if let Some(path) = inside(&path, places, is_mount)
+            && open_for_writing(process, number)
+            && path.exists()
+        {
             return Some(path);
         }
     }
@@ -140,10 +175,37 @@ fn written(process: &str, inside: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
         // address perms offset dev inode path (proc_pid_maps(5))
         let mut fields = line.split_ascii_whitespace();
         let perms = fields.nth(1)?;
+        let device = decimal(fields.nth(1)?)?;
         let path = Path::new(line.get(line.find('/')?..)?);
-        (perms.as_bytes().get(1) == Some(&b'w') && perms.ends_with('s') && inside(path))
-            .then(|| path.to_path_buf())
+        if perms.as_bytes().get(1) != Some(&b'w') || !perms.ends_with('s') {
+            return None;
+        }
+        inside(path, places, |place| place.may_lie_on(&device))
     })
+}
+
+/// The working directory of a process, if it is inside.
+fn visited(process: &str, places: &[Place]) -> Option<PathBuf> {
+    let link = PathBuf::from(format!("/proc/{process}/cwd"));
+    let path = std::fs::read_link(&link).ok()?;
+    inside(&path, places, |place| {
+        let mount = cached::lies(&link).ok().and_then(|lies| lies.mount);
+        mount.is_none_or(|id| place.is_mount(id))
+    })
+}
+
+/// The path below a mapped path of what a process knows as `path`, if that is in
+/// a place that `fits`.
+fn inside(path: &Path, places: &[Place], fits: impl Fn(&Place) -> bool) -> Option<PathBuf> {
+    let at = |place: &Place| place.mapped(path).filter(|_| fits(place));
+    places.iter().find_map(at)
+}
+
+/// A device as mountinfo has it, from the two hexadecimal numbers in maps.
+fn decimal(device: &str) -> Option<String> {
+    let (major, minor) = device.split_once(':')?;
+    let number = |hex: &str| u32::from_str_radix(hex, 16).ok();
+    Some(format!("{}:{}", number(major)?, number(minor)?))
 }
 
 /// A field of what is told of a descriptor (proc_pid_fdinfo(5)).

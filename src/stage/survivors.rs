@@ -1,7 +1,7 @@
 //! Processes that outlive a step's command: found by its view, told to end,
 //! then ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, hash_map};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
@@ -90,9 +90,14 @@ fn in_views(views: &[&Mount], processes: Vec<i32>) -> Vec<i32> {
         if Some(namespace) == own {
             return false;
         }
-        let seen = known
-            .entry(namespace)
-            .or_insert_with(|| Mounts::of(&process, views));
+        let seen = match known.entry(namespace) {
+            hash_map::Entry::Occupied(known) => known.into_mut(),
+            hash_map::Entry::Vacant(new) => match Mounts::of(&process, views) {
+                Ok(mounts) => new.insert(mounts),
+                // It has ended just now; others in there may be left.
+                Err(_) => return false,
+            },
+        };
         seen.show_a_view || stays_in(views, &process, &seen.all)
     };
     processes.into_iter().filter(inside).collect()
@@ -105,16 +110,16 @@ struct Mounts {
 }
 
 impl Mounts {
-    fn of(process: &str, views: &[&Mount]) -> Mounts {
-        let all = mountinfo::of(process).unwrap_or_default();
+    fn of(process: &str, views: &[&Mount]) -> Result<Mounts> {
+        let all = mountinfo::of(process)?;
         let shows = |mount: &Mount| {
             let same = |view: &&Mount| view.device == mount.device && view.at != mount.at;
             views.iter().any(same)
         };
-        Mounts {
+        Ok(Mounts {
             show_a_view: all.iter().any(shows),
             all,
-        }
+        })
     }
 }
 

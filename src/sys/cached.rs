@@ -55,7 +55,8 @@ mod tests {
         let proc = lies(Path::new("/proc/self/status")).unwrap();
         let mounts = mountinfo::own().unwrap();
         let named = mounts.iter().rfind(|mount| mount.at == Path::new("/proc"));
-        assert_eq!(named.unwrap().device, proc.device);
+        let named = named.unwrap();
+        assert_eq!((&named.device, Some(named.id)), (&proc.device, proc.mount));
         assert!(lies(Path::new("/proc/none")).is_err());
     }
 }

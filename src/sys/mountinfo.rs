@@ -9,8 +9,12 @@ use crate::error::{Context, Result};
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number, while it is there.
+    pub id: u64,
     /// `st_dev` of its files as `major:minor`; a FUSE connection has one of its own.
     pub device: String,
+    /// The part of the filesystem that it shows.
+    pub root: PathBuf,
     /// Where it is, relative to the process's root.
     pub at: PathBuf,
     /// The type of filesystem, `fuse.harness-fs` for ours.
@@ -52,13 +56,17 @@ fn parse(bytes: &[u8]) -> Vec<Mount> {
 /// `36 35 98:0 /root /at options tag:… - type source superoptions`
 fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let device = String::from_utf8_lossy(fields.nth(2)?).into_owned();
-    let at = PathBuf::from(unescape(fields.nth(1)?));
+    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+    let device = String::from_utf8_lossy(fields.nth(1)?).into_owned();
+    let root = PathBuf::from(unescape(fields.next()?));
+    let at = PathBuf::from(unescape(fields.next()?));
     fields.find(|field| *field == b"-")?;
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
     Some(Mount {
+        id,
         device,
+        root,
         at,
         kind,
         source,
@@ -129,6 +137,7 @@ mod tests {
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].at, Path::new("/mnt/a b"));
+        assert_eq!((mounts[0].id, &*mounts[0].root), (36, Path::new("/")));
         assert_eq!(mounts[0].minor(), Some("98"));
         assert!(is_ours(&mounts[0].kind));
         assert_eq!(mounts[0].source, "harness-fs:x");

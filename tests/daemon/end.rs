@@ -125,6 +125,48 @@ fn after_a_death_unmount_takes_all_away() {
     });
 }
 
+/// Who was in the directory before it became a stage never came into the stage.
+#[test]
+fn unmount_names_who_is_still_in_the_stage() {
+    alone(|rig| {
+        let shell = || {
+            let mut shell = Command::new("sh")
+                .args(["-c", "cd src; echo; read line"])
+                .current_dir(rig.ws())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut out = BufReader::new(shell.stdout.take().unwrap());
+            out.read_line(&mut String::new()).unwrap();
+            shell
+        };
+        let before = shell();
+        let ran = rig.mount();
+        assert!(
+            ran.err.contains(&format!("(pid {})", before.id())),
+            "{ran:?}"
+        );
+        let inside = shell();
+        let ran = rig.ok(&["unmount"]);
+        let told = format!(
+            "sh (pid {}) is still in {} of the stage; in a shell, `cd .` leaves it",
+            inside.id(),
+            rig.ws().join("src").display()
+        );
+        assert!(
+            ran.out.contains(&told) || ran.err.contains(&told),
+            "{ran:?}"
+        );
+        let all = format!("{}{}", ran.out, ran.err);
+        assert!(!all.contains(&format!("(pid {})", before.id())), "{ran:?}");
+        for mut shell in [before, inside] {
+            drop(shell.stdin.take());
+            shell.wait().unwrap();
+        }
+    });
+}
+
 /// What waits for the filesystem or for the daemon gets an error at once.
 #[test]
 fn nobody_waits_for_a_dead_daemon() {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Command;
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::mkfifo;
 
 use crate::rig::{self, Ran, Rig, alone, mounts, tool, tree};
 
@@ -235,6 +236,53 @@ fn processes_inside_a_mapped_path() {
         let ran = rig.mount();
         assert!(ran.err.contains("`cd .` enters the stage"), "{ran:?}");
         std::env::set_current_dir("/").unwrap();
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// Such as services with a private /tmp: they have copies of all mounts.
+#[test]
+fn processes_in_mount_namespaces_of_their_own() {
+    alone(|rig| {
+        let fifo = |name: &str| {
+            let path = rig.path().join(name);
+            mkfifo(&path, Mode::S_IRWXU).unwrap();
+            path
+        };
+        let (ready, end) = (fifo("ready"), fifo("end"));
+        let alias = rig.path().join("alias");
+        fs::create_dir(&alias).unwrap();
+        let (ws, alias) = (rig.ws(), alias.display());
+        let ws = ws.display();
+        let beside = |script: &str| {
+            let script = format!(
+                "{script}; echo > {}; read x < {}",
+                ready.display(),
+                end.display()
+            );
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "--propagation", "private", "sh", "-ec", &script]);
+            let started = rig::start(command);
+            fs::read_to_string(&ready).unwrap();
+            let pid = started.process().pid;
+            let end = end.clone();
+            (pid, move || {
+                fs::write(&end, "\n").unwrap();
+                assert_eq!(started.end().code, 0);
+            })
+        };
+        let here = format!("exec 3>>{ws}/log");
+        let elsewhere = format!("mount --bind {ws}/src {alias}; exec 3>>{alias}/main.c");
+        for (script, path) in [(here, "log"), (elsewhere, "src/main.c")] {
+            let (pid, over) = beside(&script);
+            let told = format!("sh (pid {pid}): {ws}/{path}");
+            mount(rig, &[]).refused(1, &told);
+            over();
+        }
+        // What has the same name there is another file.
+        let (_, over) = beside(&format!("mount -t tmpfs none {ws}; exec 3>>{ws}/log"));
+        rig.mount();
+        over();
         rig.ok(&["unmount"]);
     });
 }

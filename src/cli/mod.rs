@@ -4,6 +4,7 @@ mod apply;
 mod debug;
 mod diff;
 mod export;
+mod family;
 mod group;
 mod mount;
 mod output;

@@ -12,11 +12,12 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
+use super::family;
 use super::output::note;
 use super::program;
 use crate::control::Ended;
 use crate::error::{Context, Result};
-use crate::stage::{StepView, namespace};
+use crate::stage::{StepView, namespace, survivors};
 use crate::sys::process::{self, Process};
 
 /// Signals that are meant for the command.
@@ -36,6 +37,8 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// After this much more it is killed.
     pub grace: Duration,
+    /// What it has started ends with it then.
+    pub all: bool,
 }
 
 /// Runs a command in the view and waits for its end.
@@ -48,13 +51,22 @@ pub struct Limits {
 /// # Errors
 /// What keeps the namespace from being made; the command was not started then.
 pub fn run(view: &StepView, command: &[OsString], limits: Limits) -> Result<(Ended, Signals)> {
+    let adopts = limits.all && limits.timeout.is_some();
+    if adopts {
+        family::adopt()?;
+    }
     let started = start(view, command)?;
     // Only now: a child inherits what is blocked. One that has ended meanwhile
     // is found at the first look; a signal meanwhile ends this process, which
     // the daemon takes care of.
     let signals = Signals::hold()?;
     let ended = match started {
-        Ok(child) => wait(child, &signals, limits),
+        Ok(child) => {
+            if adopts {
+                family::bury_adopted(number(&child));
+            }
+            wait(child, &signals, limits)
+        }
         Err(ended) => Ok(ended),
     };
     match ended {
@@ -168,8 +180,12 @@ fn prepare(prepared: &mut Command, view: &StepView, cwd: Option<&std::path::Path
     }
 }
 
+fn number(child: &Child) -> i32 {
+    i32::try_from(child.id()).unwrap_or(i32::MAX)
+}
+
 fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {
-    let number = i32::try_from(child.id()).unwrap_or(i32::MAX);
+    let number = number(&child);
     let pid = Pid::from_raw(number);
     // Its end is told by a descriptor, which nobody else can take as a signal
     // can be taken.
@@ -200,6 +216,13 @@ fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {
             _ => None,
         };
         let left = deadline.map(|deadline| deadline.saturating_sub(started.elapsed()));
+        if left == Some(Duration::ZERO) && limits.all {
+            let family = || Ok(family::of(std::process::id().cast_signed()));
+            // A signal now can only mean that it should be over sooner.
+            survivors::end_all(family, limits.grace, Some(signals.held.as_fd()))?;
+            told = true;
+            continue;
+        }
         if left == Some(Duration::ZERO) {
             // Not reaped yet, so the number is still the child's.
             let signal = if told {
@@ -255,6 +278,7 @@ mod tests {
         let limits = Limits {
             timeout: Some(Duration::from_millis(100)),
             grace: Duration::from_millis(50),
+            all: false,
         };
         let polite = ended("exec sleep 100", limits);
         assert_eq!(

@@ -159,7 +159,11 @@ pub fn end_until(
     end_all(|| find(views), grace, Some(over))
 }
 
-fn end_all(
+/// Ends every process that `find` finds, as [`end`] does, until it finds none.
+///
+/// # Errors
+/// As [`end`], or what `find` reports.
+pub fn end_all(
     find: impl Fn() -> Result<Vec<i32>>,
     grace: Duration,
     over: Option<BorrowedFd<'_>>,

@@ -25,10 +25,10 @@ pub struct Arguments {
     /// The step.
     #[arg(value_name = "NAME")]
     step: String,
-    /// End the command after this time; the exit code is 124.
+    /// End the command, and all that it has started, after this time; the exit code is 124.
     #[arg(long, value_name = "TIME", value_parser = policy::duration)]
     timeout: Option<Duration>,
-    /// How long it has to end then before it is killed.
+    /// How long they have to end then before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
     /// Write how it ended to this file, as JSON.
@@ -61,6 +61,7 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
     let limits = Limits {
         timeout: arguments.timeout,
         grace: arguments.grace,
+        all: true,
     };
     let (ended, _signals) = running::run(&view, &arguments.command, limits)?;
     // Until now the connection has kept the step from being merged.

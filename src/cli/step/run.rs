@@ -98,6 +98,8 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
     let limits = Limits {
         timeout: arguments.timeout,
         grace: arguments.grace,
+        // The daemon ends what is left, and names it.
+        all: false,
     };
     let (ended, signals) = match running::run(&view, &arguments.command, limits) {
         Ok(ran) => ran,

@@ -43,7 +43,8 @@ Example:
     },
     /// Forget a group; what has ended of it is kept.
     ///
-    /// Each of its steps can then be merged or discarded on its own.
+    /// Each of its steps can then be merged or discarded on its own. One that still runs is merged
+    /// by itself when it ends.
     Rm {
         /// The group.
         #[arg(value_name = "GROUP")]

@@ -54,6 +54,14 @@ impl Steps {
         self.open.lock().remove(step);
     }
 
+    /// Nobody runs the step any more, and it is still open: others may run
+    /// commands in it, which end with it.
+    fn left_open(&self, step: &str) {
+        if let Some(open) = self.open.lock().get_mut(step) {
+            open.run = None;
+        }
+    }
+
     /// Other steps that run and are in no common group.
     fn beside(&self, step: &str, group: Option<&String>) -> Vec<String> {
         let open = self.open.lock();
@@ -109,7 +117,11 @@ pub fn run(
         }
     };
     let result = finish(requests, &run, ended, &mount, connection);
-    steps.remove(&run.step);
+    let open = requests.stage().and_then(|stage| stage.view_of(&run.step));
+    match open {
+        Ok(_) => steps.left_open(&run.step),
+        Err(_) => steps.remove(&run.step),
+    }
     match result {
         Ok(result) => Ok(Reply::StepDone(result)),
         Err(failure) => Err(left_open(requests, &run.step, failure)),
@@ -425,6 +437,10 @@ mod tests {
         assert_eq!(steps.idle("c", true).unwrap(), Some("/c".into()));
         assert!(steps.idle("b", true).is_err());
         assert_eq!(steps.idle("none", true).unwrap(), None);
+        // Its end failed: what others start in it must be found.
+        steps.left_open("b");
+        assert_eq!(steps.idle("b", true).unwrap(), Some("/b".into()));
+        assert_eq!(steps.beside("x", None), ["a"]);
         steps.remove("b");
         assert_eq!(steps.views().len(), 2);
     }

@@ -1,7 +1,6 @@
 //! Groups: steps that run at once and merge together, in declared order.
 
 use super::state::{Ended, GroupState, Phase, State};
-use super::steps::known_step;
 use super::{Failure, MergeReport, Stage, names};
 use crate::merge::Policy;
 
@@ -109,8 +108,10 @@ impl Stage {
     /// and the group is gone. `None` while others have not ended. `on_conflict`
     /// overrides every policy where this member is merged, whoever ends last.
     ///
+    /// A member whose group was removed while it ran is merged by itself.
+    ///
     /// # Errors
-    /// As [`Stage::check_member`] and [`Stage::merge`].
+    /// [`Failure::NotFound`] without such a step, else as [`Stage::merge`].
     pub fn group_member_ended(
         &self,
         group: &str,
@@ -118,54 +119,75 @@ impl Stage {
         outcome: MemberOutcome,
         on_conflict: Option<Policy>,
     ) -> Result<Option<MergeReport>, Failure> {
-        self.check_member(group, step)?;
         let _life = self.life.lock();
-        known_step(&self.state.lock(), step)?;
-        let ended = match outcome {
-            MemberOutcome::Succeeded => {
-                self.seal_as(step, Phase::Sealed, None)?;
-                Ended::Merge
-            }
-            MemberOutcome::Failed { exit, on_failure } => {
-                let reason = format!("failed with exit code {exit}");
-                match on_failure {
-                    OnFailure::Discard => self.drop_step(step)?,
-                    OnFailure::Keep => drop(self.seal_as(step, Phase::Kept, Some(&reason))?),
-                    OnFailure::Merge => drop(self.seal_as(step, Phase::Sealed, None)?),
-                }
-                if on_failure == OnFailure::Merge {
-                    Ended::Merge
-                } else {
-                    Ended::Dropped
-                }
-            }
-        };
+        let is_member = is_member(&self.state.lock(), group, step);
+        let ended = self.put_away(step, outcome)?;
         let mut next = self.state.lock().clone();
-        if let (MemberOutcome::Failed { exit, .. }, Some(known)) =
-            (outcome, next.steps.get_mut(step))
-        {
-            known.exit = Some(exit);
-        } else if let Some(known) = next.steps.get_mut(step) {
-            known.exit = Some(0);
+        if let Some(known) = next.steps.get_mut(step) {
+            known.exit = Some(match outcome {
+                MemberOutcome::Succeeded => 0,
+                MemberOutcome::Failed { exit, .. } => exit,
+            });
         }
-        let Some(known) = next.groups.get_mut(group) else {
-            // It was the last of which nothing is to be merged.
-            return Ok(Some(MergeReport::default()));
+        let Some(known) = next.groups.get_mut(group).filter(|_| is_member) else {
+            self.commit(&mut next)?;
+            if is_member {
+                // It was the last of which nothing is to be merged.
+                return Ok(Some(nothing_to_merge(group)));
+            }
+            return self.end_without_group(group, step, ended, on_conflict);
         };
         known.ended.insert(step.to_owned(), ended);
         if let Some(policy) = on_conflict {
             known.on_conflict.insert(step.to_owned(), policy);
         }
-        if known
+        let waits = known
             .members
             .iter()
-            .any(|member| !known.ended.contains_key(member))
-        {
-            self.commit(&mut next)?;
+            .any(|member| !known.ended.contains_key(member));
+        self.commit(&mut next)?;
+        if waits {
             return Ok(None);
         }
-        self.commit(&mut next)?;
         self.merge_group(group).map(Some)
+    }
+
+    /// Seals, keeps or drops the layer of a member that has ended.
+    fn put_away(&self, step: &str, outcome: MemberOutcome) -> Result<Ended, Failure> {
+        let MemberOutcome::Failed { exit, on_failure } = outcome else {
+            self.seal_as(step, Phase::Sealed, None)?;
+            return Ok(Ended::Merge);
+        };
+        match on_failure {
+            OnFailure::Discard => self.drop_step(step)?,
+            OnFailure::Keep => {
+                let reason = format!("failed with exit code {exit}");
+                self.seal_as(step, Phase::Kept, Some(&reason))?;
+            }
+            OnFailure::Merge => {
+                self.seal_as(step, Phase::Sealed, None)?;
+                return Ok(Ended::Merge);
+            }
+        }
+        Ok(Ended::Dropped)
+    }
+
+    /// The end of a step whose group is gone.
+    fn end_without_group(
+        &self,
+        group: &str,
+        step: &str,
+        ended: Ended,
+        on_conflict: Option<Policy>,
+    ) -> Result<Option<MergeReport>, Failure> {
+        let mut report = MergeReport::default();
+        let mut note = format!("group '{group}' was removed while step '{step}' ran");
+        if ended == Ended::Merge {
+            report = self.merge_locked(&[step.to_owned()], |_| on_conflict)?;
+            note.push_str(", which is merged by itself");
+        }
+        report.notes.insert(0, note);
+        Ok(Some(report))
     }
 
     /// Merges what has ended of a group, without waiting for members that never
@@ -214,7 +236,7 @@ impl Stage {
         };
         let steps: Vec<String> = known.members.iter().filter(merge).cloned().collect();
         let merged = if steps.is_empty() {
-            Ok(MergeReport::default())
+            Ok(nothing_to_merge(name))
         } else {
             self.merge_locked(&steps, |step| known.on_conflict.get(step).copied())
         };
@@ -231,6 +253,20 @@ impl Stage {
 fn known_group<'a>(state: &'a State, name: &str) -> Result<&'a GroupState, Failure> {
     let known = state.groups.get(name);
     known.ok_or_else(|| Failure::NotFound(format!("there is no group '{name}'")))
+}
+
+fn is_member(state: &State, group: &str, step: &str) -> bool {
+    let known = state.groups.get(group);
+    known.is_some_and(|group| group.members.iter().any(|member| member == step))
+}
+
+fn nothing_to_merge(group: &str) -> MergeReport {
+    MergeReport {
+        notes: vec![format!(
+            "no step of group '{group}' is left to be merged; the stage is unchanged"
+        )],
+        ..MergeReport::default()
+    }
 }
 
 fn dissolve(state: &mut State, name: &str) {

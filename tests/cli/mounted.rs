@@ -220,6 +220,24 @@ fn a_member_brings_its_own_policy_whoever_ends_last() {
 }
 
 #[test]
+fn a_member_whose_group_is_removed_is_merged_by_itself() {
+    let ran = in_stage(
+        r#"
+        mkfifo "$T/ready" "$T/go"
+        "$H" group declare g a b
+        "$H" step run --group g --result "$T/r" a -- sh -c 'echo a >new; echo >"$1/ready"; cat "$1/go"' - "$T" & a=$!
+        cat "$T/ready"
+        "$H" group rm g
+        echo >"$T/go"
+        code 0 wait "$a"
+        is "$(cat "$W/new")" a
+        grep -q '"outcome": "merged"' "$T/r"
+        "#,
+    );
+    assert!(ran.err.contains("'g' was removed"), "{}", ran.err);
+}
+
+#[test]
 fn processes_left_behind_are_ended_and_named() {
     let ran = in_stage(
         r#"

@@ -88,8 +88,11 @@ fn who_was_not_declared_is_refused() {
             .group_member_ended(group, step, MemberOutcome::Succeeded, None)
     };
     assert!(matches!(ended("h", "a"), Err(Failure::NotFound(_))));
-    assert!(matches!(ended("g", "x"), Err(Failure::Usage(_))));
+    assert!(matches!(ended("g", "x"), Err(Failure::NotFound(_))));
     assert!(matches!(ended("g", "a"), Err(Failure::NotFound(_))));
+    let check = |group, step| rig.stage.check_member(group, step);
+    assert!(matches!(check("h", "a"), Err(Failure::NotFound(_))));
+    assert!(matches!(check("g", "x"), Err(Failure::Usage(_))));
     let declare = |name, members: &[&str]| rig.stage.declare_group(name, &names(members));
     assert!(matches!(declare("g", &["b"]), Err(Failure::Usage(_))));
     assert!(matches!(declare("h", &["a"]), Err(Failure::Usage(_))));
@@ -220,4 +223,43 @@ fn a_member_does_not_run_alone_unnoticed() {
     let alone = rig.stage.check_no_member("a").unwrap_err().to_string();
     assert!(alone.contains("--group 'g'"), "{alone}");
     rig.stage.check_no_member("b").unwrap();
+}
+
+/// The success was lost, and the step stayed open.
+#[test]
+fn a_member_whose_group_is_removed_while_it_runs_ends_by_itself() {
+    let rig = Rig::new();
+    let members = names(&["a", "b", "c", "d"]);
+    rig.stage.declare_group("g", &members).unwrap();
+    for step in &members {
+        rig.begin(step);
+        rig.in_view(step).write(&format!("0/{step}"), step);
+    }
+    assert_eq!(success(&rig, "a"), None);
+    rig.stage.remove_group("g").unwrap();
+    let end = |step: &str, outcome| {
+        let ended = rig.stage.group_member_ended("g", step, outcome, None);
+        ended.unwrap().unwrap()
+    };
+    let report = end("b", MemberOutcome::Succeeded);
+    assert_eq!(report.steps, ["b"]);
+    assert!(report.notes[0].contains("'g' was removed"), "{report:?}");
+    for (step, on_failure) in [("c", OnFailure::Discard), ("d", OnFailure::Keep)] {
+        let failed = MemberOutcome::Failed {
+            exit: 3,
+            on_failure,
+        };
+        assert!(end(step, failed).steps.is_empty());
+    }
+    assert!(rig.tree().has("0/b") && !rig.tree().has("0/d"));
+    let left = rig.stage.steps();
+    let left: Vec<_> = left
+        .iter()
+        .map(|step| (step.name.as_str(), step.state, step.exit))
+        .collect();
+    // What had ended before is kept as it was.
+    assert_eq!(
+        left,
+        [("a", Phase::Sealed, Some(0)), ("d", Phase::Kept, Some(3))]
+    );
 }

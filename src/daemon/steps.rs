@@ -228,12 +228,19 @@ impl RunEnd<'_> {
         let step = &self.run.step;
         let merged = match &self.run.group {
             None => {
-                let steps = std::slice::from_ref(step);
-                self.stage.merge(steps, self.run.on_conflict).map(Some)
+                let policy = self.run.on_conflict;
+                self.stage.merge_succeeded(step, policy).map(Some)
             }
             Some(group) => self.member_ended(group, failed),
         };
         match merged {
+            Ok(Some(report)) if !report.steps.contains(step) => {
+                // Not possible any more; others of its group may be merged.
+                self.result.outcome = Outcome::Kept;
+                self.add(&render::merged(&report));
+                self.result.conflicts = json!(report.conflicts);
+                self.layer();
+            }
             Ok(Some(report)) => {
                 self.result.outcome = Outcome::Merged;
                 self.result.layer = report.layers.first().cloned();

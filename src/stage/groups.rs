@@ -108,7 +108,9 @@ impl Stage {
     /// and the group is gone. `None` while others have not ended. `on_conflict`
     /// overrides every policy where this member is merged, whoever ends last.
     ///
-    /// A member whose group was removed while it ran is merged by itself.
+    /// A member whose group was removed while it ran is merged by itself. Members
+    /// that cannot be merged any more are kept; they are not among the report's
+    /// steps, and named in its notes.
     ///
     /// # Errors
     /// [`Failure::NotFound`] without such a step, else as [`Stage::merge`].
@@ -181,10 +183,10 @@ impl Stage {
         on_conflict: Option<Policy>,
     ) -> Result<Option<MergeReport>, Failure> {
         let mut report = MergeReport::default();
-        let mut note = format!("group '{group}' was removed while step '{step}' ran");
+        let note =
+            format!("group '{group}' was removed while step '{step}' ran; it ends by itself");
         if ended == Ended::Merge {
-            report = self.merge_locked(&[step.to_owned()], |_| on_conflict)?;
-            note.push_str(", which is merged by itself");
+            report = self.merge_possible(&[step.to_owned()], |_| on_conflict)?;
         }
         report.notes.insert(0, note);
         Ok(Some(report))
@@ -238,7 +240,7 @@ impl Stage {
         let merged = if steps.is_empty() {
             Ok(nothing_to_merge(name))
         } else {
-            self.merge_locked(&steps, |step| known.on_conflict.get(step).copied())
+            self.merge_possible(&steps, |step| known.on_conflict.get(step).copied())
         };
         // On a conflict its members are kept, each to be merged on its own.
         if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {

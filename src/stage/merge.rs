@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::compare::Sides;
 use super::delta::Scan;
+use super::ended::{STRANDED, is_stranded};
 use super::groups::member_leaves;
 use super::join::Join;
 use super::numbers::Suspects;
@@ -377,12 +378,8 @@ fn check_order(state: &State, steps: &[String]) -> Result<(), Failure> {
         if !seen.insert(step) {
             return Err(Failure::Usage(format!("step '{step}' is named twice")));
         }
-        let known = known_step(state, step)?;
-        if !state.stack.starts_with(&known.base_stack) {
-            let text = format!(
-                "step '{step}' began on a state that a snapshot restore has left since; \
-                 discard it and run it again"
-            );
+        if is_stranded(state, known_step(state, step)?) {
+            let text = format!("step '{step}' {STRANDED}; discard it and run it again");
             return Err(Failure::Usage(text));
         }
     }

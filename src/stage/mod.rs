@@ -13,6 +13,7 @@ mod compare;
 mod content;
 mod delta;
 mod diff;
+mod ended;
 pub mod failpoint;
 mod failure;
 mod groups;

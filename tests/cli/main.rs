@@ -5,6 +5,7 @@ mod bad_input;
 mod bundle;
 mod callers;
 mod dead_stage;
+mod groups;
 mod help;
 mod mounted;
 mod passthrough;

@@ -190,54 +190,6 @@ fn inside_a_step_there_is_one_view_and_no_state() {
 }
 
 #[test]
-fn a_group_reports_a_conflict_once_and_keeps_the_layers() {
-    let ran = in_stage(
-        r#"
-        "$H" group declare g a b
-        code 0 "$H" step run --group g b -- sh -c 'echo b >new'
-        code 121 "$H" step run --group g --result "$T/r" a -- sh -c 'echo a >new'
-        [ ! -e "$W/new" ]
-        grep -q '"outcome": "conflict"' "$T/r"
-        code 4 "$H" step merge a b
-        code 0 "$H" step merge a b --on-conflict last
-        is "$(cat "$W/new")" b
-        "#,
-    );
-    assert!(ran.err.contains("waiting for a"), "{}", ran.err);
-    assert!(ran.err.contains("/new"), "{}", ran.err);
-}
-
-#[test]
-fn a_member_brings_its_own_policy_whoever_ends_last() {
-    in_stage(
-        r#"
-        "$H" group declare g a b
-        code 0 "$H" step run --group g --on-conflict first b -- sh -c 'echo b >new'
-        code 0 "$H" step run --group g a -- sh -c 'echo a >new'
-        is "$(cat "$W/new")" a
-        "#,
-    );
-}
-
-#[test]
-fn a_member_whose_group_is_removed_is_merged_by_itself() {
-    let ran = in_stage(
-        r#"
-        mkfifo "$T/ready" "$T/go"
-        "$H" group declare g a b
-        "$H" step run --group g --result "$T/r" a -- sh -c 'echo a >new; echo >"$1/ready"; cat "$1/go"' - "$T" & a=$!
-        cat "$T/ready"
-        "$H" group rm g
-        echo >"$T/go"
-        code 0 wait "$a"
-        is "$(cat "$W/new")" a
-        grep -q '"outcome": "merged"' "$T/r"
-        "#,
-    );
-    assert!(ran.err.contains("'g' was removed"), "{}", ran.err);
-}
-
-#[test]
 fn processes_left_behind_are_ended_and_named() {
     let ran = in_stage(
         r#"

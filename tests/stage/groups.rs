@@ -185,27 +185,50 @@ fn a_member_that_is_discarded_or_merged_by_hand_is_not_waited_for() {
     assert!(rig.stage.status().groups.is_empty());
 }
 
+/// The last member to end failed, stayed open, and the group could not be closed.
 #[test]
-fn a_group_that_cannot_merge_is_closed_or_forgotten_later() {
+fn members_that_a_restore_has_stranded_are_kept_and_the_others_merge() {
     let rig = Rig::new();
-    let members = names(&["a", "b"]);
+    let members = names(&["a", "b", "idle", "c"]);
     rig.stage.snapshot_create("before").unwrap();
     rig.head().write("0/later", "");
     rig.stage.declare_group("g", &members).unwrap();
-    rig.begin("a");
-    rig.begin("b");
+    for step in ["a", "b", "idle"] {
+        rig.begin(step);
+    }
+    for step in ["a", "b"] {
+        rig.in_view(step).write(&format!("0/{step}"), step);
+    }
     assert_eq!(success(&rig, "a"), None);
     // What they began on is left behind.
     rig.stage.snapshot_restore("before").unwrap();
-    let stranded = rig
+    rig.begin("c");
+    rig.in_view("c").write("0/c", "c");
+    assert_eq!(success(&rig, "b"), None);
+    assert_eq!(success(&rig, "idle"), None);
+    let ended = rig
         .stage
-        .group_member_ended("g", "b", MemberOutcome::Succeeded, None);
-    assert!(matches!(stranded, Err(Failure::Usage(_))), "{stranded:?}");
-    // To run them again starts from nothing: the first does not merge alone.
-    for step in &members {
-        rig.stage.discard(step).unwrap();
+        .group_member_ended("g", "c", MemberOutcome::Succeeded, None);
+    let report = ended.unwrap().unwrap();
+    // Having changed nothing is possible on any state.
+    assert_eq!(report.steps, ["idle", "c"]);
+    for (step, note) in ["'a'", "'b'"].iter().zip(&report.notes) {
+        assert!(note.contains(step) && note.contains("restore"), "{note}");
     }
-    rig.stage.declare_group("g", &members).unwrap();
+    let tree = rig.tree();
+    assert!(tree.has("0/c") && !tree.has("0/a") && !tree.has("0/later"));
+    assert!(rig.stage.status().groups.is_empty());
+    for step in rig.stage.steps() {
+        assert_eq!(step.state, Phase::Kept, "{step:?}");
+        assert!(step.reason.unwrap().contains("restore"));
+        rig.stage.discard(&step.name).unwrap();
+    }
+}
+
+#[test]
+fn a_group_that_is_forgotten_keeps_what_has_ended() {
+    let rig = Rig::new();
+    rig.stage.declare_group("g", &names(&["a", "b"])).unwrap();
     rig.begin("a");
     rig.in_view("a").write("0/a", "");
     assert_eq!(success(&rig, "a"), None);

@@ -1,0 +1,80 @@
+//! Steps that have succeeded: merged, or kept if that has become impossible meanwhile.
+
+use super::state::{Phase, State, StepState};
+use super::steps::known_step;
+use super::{Failure, MergeReport, Stage};
+use crate::merge::Policy;
+
+/// Why a step is kept that cannot be merged.
+pub(super) const STRANDED: &str = "began on a state that a snapshot restore has left since";
+
+/// Whether what the step has changed is no longer part of the stage. Having
+/// changed nothing it can be merged into anything, once that is known.
+pub(super) fn is_stranded(state: &State, step: &StepState) -> bool {
+    let may_have_changes = step.state == Phase::Open || step.layer.is_some();
+    may_have_changes && !state.stack.starts_with(&step.base_stack)
+}
+
+impl Stage {
+    /// Merges a step whose command has succeeded. One that cannot be merged any
+    /// more is kept, and its report has no steps and says why in its notes.
+    ///
+    /// # Errors
+    /// As [`Stage::merge`].
+    pub fn merge_succeeded(
+        &self,
+        step: &str,
+        on_conflict: Option<Policy>,
+    ) -> Result<MergeReport, Failure> {
+        let _life = self.life.lock();
+        self.merge_possible(&[step.to_owned()], |_| on_conflict)
+    }
+
+    fn is_stranded(&self, step: &str) -> Result<bool, Failure> {
+        let state = self.state.lock();
+        Ok(is_stranded(&state, known_step(&state, step)?))
+    }
+
+    /// Merges those of the steps that can be merged, in this order, all or none,
+    /// and keeps the others.
+    pub(super) fn merge_possible(
+        &self,
+        steps: &[String],
+        on_conflict: impl Fn(&str) -> Option<Policy>,
+    ) -> Result<MergeReport, Failure> {
+        let (mut possible, mut notes) = (Vec::new(), Vec::new());
+        for step in steps {
+            if self.is_stranded(step)? {
+                notes.extend(self.seal_as(step, Phase::Sealed, None)?.notes);
+            }
+            if self.is_stranded(step)? {
+                self.seal_as(step, Phase::Kept, Some(STRANDED))?;
+                notes.push(format!(
+                    "step '{step}' {STRANDED}: it is not merged but kept; `harness-fs diff {step}` \
+                     lists its changes, `step discard {step}` makes way for another run"
+                ));
+            } else {
+                possible.push(step.clone());
+            }
+        }
+        if possible.is_empty() {
+            return Ok(MergeReport {
+                notes,
+                ..MergeReport::default()
+            });
+        }
+        match self.merge_locked(&possible, on_conflict) {
+            Ok(mut report) => {
+                report.notes.splice(0..0, notes);
+                Ok(report)
+            }
+            Err(Failure::Conflict(mut report)) => {
+                for note in notes.iter().rev() {
+                    report.text.insert_str(0, &format!("{note}\n"));
+                }
+                Err(Failure::Conflict(report))
+            }
+            Err(failure) => Err(failure),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Steps that are merged together, or not any more.
+
+use super::mounted::in_stage;
+
+#[test]
+fn a_group_reports_a_conflict_once_and_keeps_the_layers() {
+    let ran = in_stage(
+        r#"
+        "$H" group declare g a b
+        code 0 "$H" step run --group g b -- sh -c 'echo b >new'
+        code 121 "$H" step run --group g --result "$T/r" a -- sh -c 'echo a >new'
+        [ ! -e "$W/new" ]
+        grep -q '"outcome": "conflict"' "$T/r"
+        code 4 "$H" step merge a b
+        code 0 "$H" step merge a b --on-conflict last
+        is "$(cat "$W/new")" b
+        "#,
+    );
+    assert!(ran.err.contains("waiting for a"), "{}", ran.err);
+    assert!(ran.err.contains("/new"), "{}", ran.err);
+}
+
+#[test]
+fn a_member_brings_its_own_policy_whoever_ends_last() {
+    in_stage(
+        r#"
+        "$H" group declare g a b
+        code 0 "$H" step run --group g --on-conflict first b -- sh -c 'echo b >new'
+        code 0 "$H" step run --group g a -- sh -c 'echo a >new'
+        is "$(cat "$W/new")" a
+        "#,
+    );
+}
+
+#[test]
+fn a_member_whose_group_is_removed_is_merged_by_itself() {
+    let ran = in_stage(
+        r#"
+        mkfifo "$T/ready" "$T/go"
+        "$H" group declare g a b
+        "$H" step run --group g --result "$T/r" a -- sh -c 'echo a >new; echo >"$1/ready"; cat "$1/go"' - "$T" & a=$!
+        cat "$T/ready"
+        "$H" group rm g
+        echo >"$T/go"
+        code 0 wait "$a"
+        is "$(cat "$W/new")" a
+        grep -q '"outcome": "merged"' "$T/r"
+        "#,
+    );
+    assert!(ran.err.contains("'g' was removed"), "{}", ran.err);
+}
+
+/// It stayed open, and its name could not be used again.
+#[test]
+fn a_step_that_a_restore_has_stranded_is_kept() {
+    let ran = in_stage(
+        r#"
+        mkfifo "$T/ready" "$T/go"
+        "$H" snapshot create s
+        echo >"$W/later"
+        "$H" step run --result "$T/r" a -- sh -c 'echo a >new; echo >"$1/ready"; cat "$1/go"' - "$T" & a=$!
+        cat "$T/ready"
+        "$H" snapshot restore s
+        echo >"$T/go"
+        code 125 wait "$a"
+        grep -q '"outcome": "kept"' "$T/r"
+        "$H" step list | grep 'a  kept .*snapshot restore'
+        is "$("$H" diff a)" "A $W/new"
+        "$H" step discard a
+        code 0 "$H" step run a -- true
+        "#,
+    );
+    assert!(
+        ran.err.contains("step 'a' began on a state that"),
+        "{}",
+        ran.err
+    );
+}

@@ -11,6 +11,7 @@ mod holder;
 mod limits;
 mod lock;
 mod log_file;
+mod open_steps;
 mod ready;
 mod render;
 mod requests;

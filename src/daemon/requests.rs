@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::holder::{Holder, Lease};
-use super::steps::Steps;
+use super::open_steps::Steps;
 use super::{StateLock, end, render};
 use crate::control::{
     Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, VERSION,

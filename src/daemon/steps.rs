@@ -1,16 +1,13 @@
-//! Steps that have processes: who runs in them, and what becomes of them.
+//! Requests about steps: what runs in them, and what becomes of them.
 
-use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::render;
-use super::requests::Requests;
+use super::requests::{Requests, code_of};
 use crate::control::{
     Connection, Ended, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };
@@ -18,77 +15,6 @@ use crate::error::Error;
 use crate::merge::Policy;
 use crate::stage::survivors::{self, Survivor};
 use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Stage};
-
-/// The open steps that this daemon knows of.
-#[derive(Debug, Default)]
-pub struct Steps {
-    open: Mutex<BTreeMap<String, Open>>,
-}
-
-#[derive(Debug)]
-struct Open {
-    view: PathBuf,
-    /// A `step run` has it, in a group or not.
-    run: Option<Option<String>>,
-    /// Commands of `step exec` that are running.
-    execs: usize,
-}
-
-impl Steps {
-    /// The mount points of their views.
-    pub fn views(&self) -> Vec<PathBuf> {
-        let open = self.open.lock();
-        open.values().map(|step| step.view.clone()).collect()
-    }
-
-    fn add(&self, step: &str, view: PathBuf, run: Option<Option<String>>) {
-        let open = Open {
-            view,
-            run,
-            execs: 0,
-        };
-        self.open.lock().insert(step.to_owned(), open);
-    }
-
-    fn remove(&self, step: &str) {
-        self.open.lock().remove(step);
-    }
-
-    /// Nobody runs the step any more, and it is still open: others may run
-    /// commands in it, which end with it.
-    fn left_open(&self, step: &str) {
-        if let Some(open) = self.open.lock().get_mut(step) {
-            open.run = None;
-        }
-    }
-
-    /// Other steps that run and are in no common group.
-    fn beside(&self, step: &str, group: Option<&String>) -> Vec<String> {
-        let open = self.open.lock();
-        let apart = |run: &Option<Option<String>>| match run {
-            Some(other) => group.is_none() || other.as_ref() != group,
-            None => false,
-        };
-        open.iter()
-            .filter(|(name, other)| *name != step && apart(&other.run))
-            .map(|(name, _)| name.clone())
-            .collect()
-    }
-
-    /// The view of a step whose command nobody is running; `None` if it has no
-    /// view (any more).
-    fn idle(&self, step: &str, exec_too: bool) -> Result<Option<PathBuf>, Failure> {
-        let open = self.open.lock();
-        let Some(known) = open.get(step) else {
-            return Ok(None);
-        };
-        if known.run.is_some() || (exec_too && known.execs > 0) {
-            let text = format!("step '{step}' is still running");
-            return Err(Error::new(Errno::EBUSY, text).into());
-        }
-        Ok(Some(known.view.clone()))
-    }
-}
 
 /// A view for a command that the client runs; when it has ended, or the client
 /// is gone, the step comes to its end.
@@ -367,18 +293,13 @@ pub fn exec(
     connection: &mut Connection,
 ) -> Result<Reply, Failure> {
     let view = requests.stage()?.view_of(step)?;
-    let count = |change: isize| {
-        if let Some(open) = requests.steps.open.lock().get_mut(step) {
-            open.execs = open.execs.saturating_add_signed(change);
-        }
-    };
-    count(1);
+    requests.steps.count_exec(step, 1);
     let entered = Reply::Entered {
         view,
         others: Vec::new(),
     };
     connection.turn(&entered);
-    count(-1);
+    requests.steps.count_exec(step, -1);
     Ok(Reply::done())
 }
 
@@ -400,13 +321,12 @@ pub fn merge(
         steps.iter().for_each(|step| requests.steps.remove(step));
     }
     let report = merged?;
-    let text = render::merged(&report);
+    let text = with_survivors(&ended, &render::merged(&report));
     let mut data = serde_json::to_value(&report).map_err(Error::from)?;
     if let Value::Object(fields) = &mut data {
         fields.insert("survivors".to_owned(), json!(ended));
     }
-    let text = with_survivors(&ended, &text);
-    Ok(Reply::Report { text, data })
+    with_groups(&stage, steps, text, data)
 }
 
 /// Ends what is left in a step and forgets it.
@@ -417,7 +337,52 @@ pub fn discard(requests: &Requests, step: &str, grace: Duration) -> Result<Reply
     stage.discard(step)?;
     requests.steps.remove(step);
     let text = with_survivors(&ended, "");
-    Ok(Reply::report(text, &json!({ "survivors": ended })))
+    let data = json!({ "survivors": ended });
+    with_groups(&stage, &[step.to_owned()], text, data)
+}
+
+/// Merges the groups that waited for these steps alone, and adds what became of
+/// them to what became of the steps.
+fn with_groups(
+    stage: &Stage,
+    steps: &[String],
+    mut text: String,
+    mut data: Value,
+) -> Result<Reply, Failure> {
+    let mut groups = Vec::new();
+    let mut not_merged = None;
+    for end in stage.end_groups_without(steps) {
+        let group = end.group;
+        text.push_str(&format!("group '{group}' was waiting for nothing else\n"));
+        match end.merged {
+            Ok(report) => {
+                text.push_str(&render::merged(&report));
+                let mut data = serde_json::to_value(&report).map_err(Error::from)?;
+                data["group"] = json!(group);
+                groups.push(data);
+            }
+            Err(failure) => {
+                let (message, data) = match &failure {
+                    Failure::Conflict(report) => (render::conflict(report), json!(report)),
+                    other => (
+                        format!("{other}; `group close {group}` tries it again\n"),
+                        Value::Null,
+                    ),
+                };
+                text.push_str(&message);
+                not_merged = Some((code_of(&failure), data));
+            }
+        }
+    }
+    data["groups"] = Value::Array(groups);
+    Ok(match not_merged {
+        None => Reply::Report { text, data },
+        Some((code, data)) => Reply::Failure {
+            code,
+            message: text,
+            data,
+        },
+    })
 }
 
 fn with_survivors(survivors: &[Survivor], text: &str) -> String {
@@ -430,27 +395,6 @@ fn with_survivors(survivors: &[Survivor], text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_steps_that_race_are_beside() {
-        let steps = Steps::default();
-        steps.add("a", "/a".into(), Some(Some("g".to_owned())));
-        steps.add("b", "/b".into(), Some(None));
-        steps.add("c", "/c".into(), None);
-        let group = "g".to_owned();
-        assert_eq!(steps.beside("x", Some(&group)), ["b"]);
-        assert_eq!(steps.beside("b", None), ["a"]);
-        assert_eq!(steps.beside("x", None), ["a", "b"]);
-        assert_eq!(steps.idle("c", true).unwrap(), Some("/c".into()));
-        assert!(steps.idle("b", true).is_err());
-        assert_eq!(steps.idle("none", true).unwrap(), None);
-        // Its end failed: what others start in it must be found.
-        steps.left_open("b");
-        assert_eq!(steps.idle("b", true).unwrap(), Some("/b".into()));
-        assert_eq!(steps.beside("x", None), ["a"]);
-        steps.remove("b");
-        assert_eq!(steps.views().len(), 2);
-    }
 
     #[test]
     fn reasons_are_short() {

@@ -29,6 +29,16 @@ pub enum MemberOutcome {
     },
 }
 
+/// The end of a group that waited for nothing but steps that were merged or
+/// discarded by hand.
+#[derive(Debug)]
+pub struct GroupEnd {
+    /// Its name.
+    pub group: String,
+    /// What became of its other members.
+    pub merged: Result<MergeReport, Failure>,
+}
+
 impl Stage {
     /// Declares a group. Its members merge in this order, once all have ended.
     ///
@@ -213,6 +223,26 @@ impl Stage {
             return Err(Failure::Usage(text));
         }
         self.merge_group(name)
+    }
+
+    /// Merges the groups that waited for nothing but these steps, which have been
+    /// merged or discarded by hand.
+    pub fn end_groups_without(&self, steps: &[String]) -> Vec<GroupEnd> {
+        let _life = self.life.lock();
+        let state = self.state.lock().clone();
+        let mut names: Vec<String> = Vec::new();
+        for (name, group) in &state.groups {
+            let left = group.members.iter().any(|member| steps.contains(member));
+            let ended = |member| group.ended.contains_key(member);
+            if left && group.members.iter().all(ended) {
+                names.push(name.clone());
+            }
+        }
+        let end = |group: String| GroupEnd {
+            merged: self.merge_group(&group),
+            group,
+        };
+        names.into_iter().map(end).collect()
     }
 
     /// Forgets a group. Steps of it that have ended are kept, each to be merged

@@ -52,7 +52,7 @@ use crate::view::View;
 
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};
-pub use groups::{MemberOutcome, OnFailure};
+pub use groups::{GroupEnd, MemberOutcome, OnFailure};
 pub use merge::MergeReport;
 pub use sessions::{Invalidation, Session, Sessions};
 pub use snapshots::{RestoreReport, SnapshotInfo};

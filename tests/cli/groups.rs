@@ -50,6 +50,32 @@ fn a_member_whose_group_is_removed_is_merged_by_itself() {
     assert!(ran.err.contains("'g' was removed"), "{}", ran.err);
 }
 
+#[test]
+fn what_a_group_waits_for_alone_ends_it_when_it_leaves() {
+    let ran = in_stage(
+        r#"
+        "$H" group declare g a b
+        code 0 "$H" step run --group g a -- sh -c 'echo a >new'
+        "$H" step discard b --json >"$T/discard"
+        is "$(cat "$W/new")" a
+        grep -q '"group": "g"' "$T/discard"
+        # And where the others conflict, that is told as well.
+        "$H" group declare h c d e
+        code 0 "$H" step run --group h c -- sh -c 'echo c >both'
+        code 0 "$H" step run --group h d -- sh -c 'echo d >both'
+        "$H" step begin e
+        "$H" step exec e -- sh -c 'echo e >by-hand'
+        code 4 "$H" step merge e
+        is "$(cat "$W/by-hand")" e
+        [ ! -e "$W/both" ]
+        code 0 "$H" step merge c d --on-conflict last
+        "#,
+    );
+    assert!(ran.err.contains("merged e: "), "{}", ran.err);
+    assert!(ran.err.contains("group 'h' was waiting"), "{}", ran.err);
+    assert!(ran.err.contains("merging c, d: 1 undecided"), "{}", ran.err);
+}
+
 /// It stayed open, and its name could not be used again.
 #[test]
 fn a_step_that_a_restore_has_stranded_is_kept() {

@@ -225,6 +225,39 @@ fn members_that_a_restore_has_stranded_are_kept_and_the_others_merge() {
     }
 }
 
+/// It waited for ever.
+#[test]
+fn a_group_whose_last_missing_member_leaves_is_merged_then() {
+    for by_hand in ["discarded", "never begun", "merged"] {
+        let rig = Rig::new();
+        let members = names(&["a", "b", "c"]);
+        rig.stage.declare_group("g", &members).unwrap();
+        let last = names(&["b"]);
+        if by_hand != "never begun" {
+            rig.begin("b");
+            rig.in_view("b").write("0/b", "b");
+        }
+        for step in ["c", "a"] {
+            rig.begin(step);
+            rig.in_view(step).write(&format!("0/{step}"), step);
+            assert_eq!(success(&rig, step), None);
+            assert!(rig.stage.end_groups_without(&last).is_empty());
+        }
+        if by_hand == "merged" {
+            rig.stage.merge(&last, None).unwrap();
+        } else {
+            rig.stage.discard("b").unwrap();
+        }
+        let ends = rig.stage.end_groups_without(&last);
+        assert_eq!((ends.len(), ends[0].group.as_str()), (1, "g"), "{by_hand}");
+        assert_eq!(ends[0].merged.as_ref().unwrap().steps, ["a", "c"]);
+        let tree = rig.tree();
+        assert!(tree.has("0/a") && tree.has("0/c"));
+        assert_eq!(tree.has("0/b"), by_hand == "merged");
+        assert!(rig.stage.status().groups.is_empty());
+    }
+}
+
 #[test]
 fn a_group_that_is_forgotten_keeps_what_has_ended() {
     let rig = Rig::new();

@@ -1,0 +1,119 @@
+//! Steps that have processes, and who runs in them.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use parking_lot::Mutex;
+
+use crate::error::Error;
+use crate::stage::Failure;
+
+/// The open steps that this daemon knows of.
+#[derive(Debug, Default)]
+pub struct Steps {
+    open: Mutex<BTreeMap<String, Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    view: PathBuf,
+    /// A `step run` has it, in a group or not.
+    run: Option<Option<String>>,
+    /// Commands of `step exec` that are running.
+    execs: usize,
+}
+
+impl Steps {
+    /// The mount points of their views.
+    pub fn views(&self) -> Vec<PathBuf> {
+        let open = self.open.lock();
+        open.values().map(|step| step.view.clone()).collect()
+    }
+
+    /// A step has a view now; `run` if a `step run` has it, in a group or not.
+    pub fn add(&self, step: &str, view: PathBuf, run: Option<Option<String>>) {
+        let open = Open {
+            view,
+            run,
+            execs: 0,
+        };
+        self.open.lock().insert(step.to_owned(), open);
+    }
+
+    /// It has no view any more.
+    pub fn remove(&self, step: &str) {
+        self.open.lock().remove(step);
+    }
+
+    /// Nobody runs the step any more, and it is still open: others may run
+    /// commands in it, which end with it.
+    pub fn left_open(&self, step: &str) {
+        if let Some(open) = self.open.lock().get_mut(step) {
+            open.run = None;
+        }
+    }
+
+    /// A command of `step exec` has begun (1) or ended (-1).
+    pub fn count_exec(&self, step: &str, change: isize) {
+        if let Some(open) = self.open.lock().get_mut(step) {
+            open.execs = open.execs.saturating_add_signed(change);
+        }
+    }
+
+    /// Other steps that run and are in no common group.
+    pub fn beside(&self, step: &str, group: Option<&String>) -> Vec<String> {
+        let open = self.open.lock();
+        let apart = |run: &Option<Option<String>>| match run {
+            Some(other) => group.is_none() || other.as_ref() != group,
+            None => false,
+        };
+        open.iter()
+            .filter(|(name, other)| *name != step && apart(&other.run))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// The view of a step whose command nobody is running; `None` if it has no
+    /// view (any more).
+    ///
+    /// # Errors
+    /// `EBUSY` if somebody is.
+    pub fn idle(&self, step: &str, exec_too: bool) -> Result<Option<PathBuf>, Failure> {
+        let open = self.open.lock();
+        let Some(known) = open.get(step) else {
+            return Ok(None);
+        };
+        if known.run.is_some() || (exec_too && known.execs > 0) {
+            let text = format!("step '{step}' is still running");
+            return Err(Error::new(Errno::EBUSY, text).into());
+        }
+        Ok(Some(known.view.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_steps_that_race_are_beside() {
+        let steps = Steps::default();
+        steps.add("a", "/a".into(), Some(Some("g".to_owned())));
+        steps.add("b", "/b".into(), Some(None));
+        steps.add("c", "/c".into(), None);
+        let group = "g".to_owned();
+        assert_eq!(steps.beside("x", Some(&group)), ["b"]);
+        assert_eq!(steps.beside("b", None), ["a"]);
+        assert_eq!(steps.beside("x", None), ["a", "b"]);
+        assert_eq!(steps.idle("c", true).unwrap(), Some("/c".into()));
+        assert!(steps.idle("b", true).is_err());
+        assert_eq!(steps.idle("none", true).unwrap(), None);
+        // Its end failed: what others start in it must be found.
+        steps.left_open("b");
+        assert_eq!(steps.idle("b", true).unwrap(), Some("/b".into()));
+        assert_eq!(steps.beside("x", None), ["a"]);
+        steps.remove("b");
+        assert_eq!(steps.views().len(), 2);
+    }
+}

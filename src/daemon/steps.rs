@@ -91,6 +91,8 @@ fn finish(
     let mut end = RunEnd {
         stage: &stage,
         run,
+        // Which may have been declared, or removed, while it ran.
+        group: stage.group_of(&run.step).or_else(|| run.group.clone()),
         exit: ended.map_or(125, |ended| i32::from(ended.exit_code)),
         result: StepResult {
             outcome: Outcome::Failed,
@@ -143,6 +145,7 @@ fn reason(ended: Option<&Ended>) -> String {
 struct RunEnd<'a> {
     stage: &'a Stage,
     run: &'a RunRequest,
+    group: Option<String>,
     exit: i32,
     result: StepResult,
 }
@@ -152,12 +155,12 @@ impl RunEnd<'_> {
     /// what is said of failures.
     fn succeeded(&mut self, failed: Option<OnFailure>) -> Result<(), Failure> {
         let step = &self.run.step;
-        let merged = match &self.run.group {
+        let merged = match self.group.clone() {
             None => {
                 let policy = self.run.on_conflict;
                 self.stage.merge_succeeded(step, policy).map(Some)
             }
-            Some(group) => self.member_ended(group, failed),
+            Some(group) => self.member_ended(&group, failed),
         };
         match merged {
             Ok(Some(report)) if !report.steps.contains(step) => {
@@ -206,8 +209,8 @@ impl RunEnd<'_> {
                 ));
             }
         }
-        if let Some(group) = &self.run.group {
-            match self.member_ended(group, Some(on_failure)) {
+        if let Some(group) = self.group.clone() {
+            match self.member_ended(&group, Some(on_failure)) {
                 Ok(Some(report)) => {
                     self.add(&render::merged(&report));
                     self.result.conflicts = json!(report.conflicts);

@@ -82,6 +82,11 @@ impl Stage {
         Ok(self.commit(&mut next)?)
     }
 
+    /// The group that waits for a step.
+    pub fn group_of(&self, step: &str) -> Option<String> {
+        group_of(&self.state.lock(), step)
+    }
+
     /// Checks that a step that is to run alone was declared in no group, which
     /// would wait for it in vain.
     ///

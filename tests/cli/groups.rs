@@ -51,6 +51,23 @@ fn a_member_whose_group_is_removed_is_merged_by_itself() {
 }
 
 #[test]
+fn a_group_that_is_declared_while_a_step_runs_waits_for_it() {
+    in_stage(
+        r#"
+        mkfifo "$T/ready" "$T/go"
+        "$H" step run a -- sh -c 'echo a >new; echo >"$1/ready"; cat "$1/go"' - "$T" & a=$!
+        cat "$T/ready"
+        "$H" group declare g b a
+        code 0 "$H" step run --group g b -- sh -c 'echo b >new-b'
+        [ ! -e "$W/new-b" ]
+        echo >"$T/go"
+        code 0 wait "$a"
+        is "$(cat "$W/new" "$W/new-b")" "$(printf 'a\nb')"
+        "#,
+    );
+}
+
+#[test]
 fn what_a_group_waits_for_alone_ends_it_when_it_leaves() {
     let ran = in_stage(
         r#"

@@ -20,11 +20,14 @@ use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Stage};
 /// is gone, the step comes to its end.
 pub fn run(
     requests: &Requests,
-    run: RunRequest,
+    mut run: RunRequest,
     connection: &mut Connection,
 ) -> Result<Reply, Failure> {
+    let over;
     let view = {
         let stage = requests.stage()?;
+        let is_over = |group: &mut String| stage.group_is_over(group, &run.step);
+        over = run.group.take_if(is_over);
         match &run.group {
             Some(group) => stage.check_member(group, &run.step)?,
             None => stage.check_no_member(&run.step)?,
@@ -49,7 +52,14 @@ pub fn run(
         Err(_) => steps.remove(&run.step),
     }
     match result {
-        Ok(result) => Ok(Reply::StepDone(result)),
+        Ok(mut result) => {
+            if let Some(group) = over {
+                let step = &run.step;
+                let note = format!("group '{group}' had ended; step '{step}' was run by itself\n");
+                result.text.insert_str(0, &note);
+            }
+            Ok(Reply::StepDone(result))
+        }
         Err(failure) => Err(left_open(requests, &run.step, failure)),
     }
 }

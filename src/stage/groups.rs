@@ -74,12 +74,21 @@ impl Stage {
             on_conflict: Default::default(),
         };
         next.groups.insert(name.to_owned(), group);
+        next.finished.remove(name);
         for member in members {
             if let Some(known) = next.steps.get_mut(member) {
                 known.group = Some(name.to_owned());
             }
         }
         Ok(self.commit(&mut next)?)
+    }
+
+    /// Whether the step was a member of a group that has come to its end. Whoever
+    /// retries it with the same command finds no group that could wait for it.
+    pub fn group_is_over(&self, group: &str, step: &str) -> bool {
+        let state = self.state.lock();
+        let finished = state.finished.get(group);
+        finished.is_some_and(|members| members.iter().any(|member| member == step))
     }
 
     /// The group that waits for a step.
@@ -280,7 +289,7 @@ impl Stage {
         // On a conflict its members are kept, each to be merged on its own.
         if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
             let mut next = self.state.lock().clone();
-            dissolve(&mut next, name);
+            finish(&mut next, name);
             self.commit(&mut next)?;
         }
         merged
@@ -304,6 +313,15 @@ fn nothing_to_merge(group: &str) -> MergeReport {
         )],
         ..MergeReport::default()
     }
+}
+
+/// The group has come to its end; a retry of a member still names it.
+fn finish(state: &mut State, name: &str) {
+    if let Some(group) = state.groups.get(name) {
+        let members = group.members.clone();
+        state.finished.insert(name.to_owned(), members);
+    }
+    dissolve(state, name);
 }
 
 fn dissolve(state: &mut State, name: &str) {
@@ -340,6 +358,6 @@ pub(super) fn member_leaves(state: &mut State, step: &str) {
     group.ended.insert(step.to_owned(), Ended::Dropped);
     let left = |member| group.ended.get(member) == Some(&Ended::Dropped);
     if group.members.iter().all(left) {
-        dissolve(state, &name);
+        finish(state, &name);
     }
 }

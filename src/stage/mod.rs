@@ -141,6 +141,7 @@ impl Stage {
             snapshots: BTreeMap::new(),
             steps: BTreeMap::new(),
             groups: BTreeMap::new(),
+            finished: BTreeMap::new(),
             gone: BTreeMap::new(),
         };
         let stage = Stage::assemble(state_dir, &state, sessions, Vec::new())?;

@@ -158,6 +158,9 @@ pub struct State {
     /// By name: declared, not yet merged.
     #[serde(default)]
     pub groups: BTreeMap<String, GroupState>,
+    /// By name: the members of groups that have merged, or of which nothing was left.
+    #[serde(default)]
+    pub finished: BTreeMap<String, Vec<String>>,
     /// Steps that are gone, and how (`merged` or `discarded`).
     #[serde(default)]
     pub gone: BTreeMap<String, String>,

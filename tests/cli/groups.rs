@@ -67,6 +67,26 @@ fn a_group_that_is_declared_while_a_step_runs_waits_for_it() {
     );
 }
 
+/// There was no such group any more.
+#[test]
+fn the_member_that_failed_last_is_retried_with_the_same_command() {
+    let ran = in_stage(
+        r#"
+        "$H" group declare g a b
+        code 0 "$H" step run --group g a -- sh -c 'echo a >new'
+        try() { "$H" step run --group g b -- sh -c 'echo b >>"$1"; [ -e "$2" ]' - "$W/new-b" "$T/now"; }
+        code 1 try
+        is "$(ls "$W")" "$(printf 'file\nnew')"
+        touch "$T/now"
+        code 0 try
+        is "$(cat "$W/new-b")" b
+        code 3 "$H" group close g
+        "#,
+    );
+    let said = "harness-fs: group 'g' had ended; step 'b' was run by itself\nmerged b: ";
+    assert!(ran.err.contains(said), "{}", ran.err);
+}
+
 #[test]
 fn what_a_group_waits_for_alone_ends_it_when_it_leaves() {
     let ran = in_stage(

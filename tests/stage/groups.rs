@@ -319,3 +319,34 @@ fn a_member_whose_group_is_removed_while_it_runs_ends_by_itself() {
         [("a", Phase::Sealed, Some(0)), ("d", Phase::Kept, Some(3))]
     );
 }
+
+#[test]
+fn a_group_that_has_ended_is_remembered_until_it_is_declared_anew() {
+    let rig = Rig::new();
+    let over = |group: &str, step: &str| rig.stage.group_is_over(group, step);
+    let failed = MemberOutcome::Failed {
+        exit: 1,
+        on_failure: OnFailure::Discard,
+    };
+    for members in [&["a"][..], &["a", "b"]] {
+        rig.stage.declare_group("g", &names(members)).unwrap();
+        assert!(!over("g", "a"));
+        for step in members {
+            rig.begin(step);
+            let outcome = match *step {
+                "a" => failed,
+                _ => MemberOutcome::Succeeded,
+            };
+            rig.stage
+                .group_member_ended("g", step, outcome, None)
+                .unwrap();
+        }
+        assert!(over("g", "a") && !over("g", "x") && !over("h", "a"));
+    }
+    let rig = rig.die_and_resume();
+    assert!(rig.stage.group_is_over("g", "b"));
+    // To forget a group is no end.
+    rig.stage.declare_group("g", &names(&["a"])).unwrap();
+    rig.stage.remove_group("g").unwrap();
+    assert!(!rig.stage.group_is_over("g", "a"));
+}

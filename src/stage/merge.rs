@@ -12,6 +12,7 @@ use super::ended::{STRANDED, is_stranded};
 use super::groups::member_leaves;
 use super::join::Join;
 use super::numbers::Suspects;
+use super::since::AllSince;
 use super::state::{Phase, State, now};
 use super::steps::known_step;
 use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
@@ -207,8 +208,11 @@ impl Stage {
             undecided: false,
             text: String::new(),
         };
+        let mut all_since = AllSince::default();
         for (step, policies) in steps.iter().zip(policies) {
-            if let Err(failure) = self.prepare_one(&state, step, policies, busy, &mut prepared) {
+            let done =
+                self.prepare_one(&state, step, policies, busy, &mut all_since, &mut prepared);
+            if let Err(failure) = done {
                 self.drop_layers(&prepared.report.join_layers);
                 return Err(failure);
             }
@@ -230,6 +234,7 @@ impl Stage {
         step: &str,
         policies: &Policies,
         busy: &BTreeSet<PathBuf>,
+        all_since: &mut AllSince,
         prepared: &mut Prepared,
     ) -> Result<(), Failure> {
         let known = known_step(state, step)?;
@@ -246,7 +251,18 @@ impl Stage {
             prepared.pushed.push(layer.clone());
             return Ok(());
         }
-        let sides = self.sides(&known.base_stack, &ids, layer, step)?;
+        let base = self.stack_of(&known.base_stack)?;
+        let stage = self.stack_of(&ids)?;
+        let view = base.with(self.layer(layer)?);
+        let mut since = all_since.take(known.base_stack.len());
+        self.read_since(&mut since, &stage, &ids)?;
+        let sides = Sides {
+            step_scan: Scan::of(&view, base.layers().len(), &Arc::from(step))?,
+            stage_scan: std::mem::take(&mut since.scan),
+            base,
+            stage,
+            step: view,
+        };
         let inputs = Inputs {
             stage: &sides.stage_scan.delta,
             step: &sides.step_scan.delta,
@@ -270,56 +286,9 @@ impl Stage {
             }
             Some(_) => {}
         }
+        since.scan = sides.stage_scan;
+        all_since.put(known.base_stack.len(), since);
         Ok(())
-    }
-
-    /// Reads what both sides did since the step began.
-    fn sides(
-        &self,
-        base_ids: &[String],
-        stage_ids: &[String],
-        layer: &str,
-        step: &str,
-    ) -> Result<Sides> {
-        let base = self.stack_of(base_ids)?;
-        let stage = self.stack_of(stage_ids)?;
-        let view = base.with(self.layer(layer)?);
-        let mut stage_scan = Scan::default();
-        let mut writer: Arc<str> = Arc::from("stage");
-        let mut before_step = None;
-        for (index, id) in stage_ids.iter().enumerate().skip(base_ids.len()) {
-            let depth = stage.layers().len() - stage_ids.len() + index;
-            let made_by = self.layer(id)?.manifest().step.clone();
-            if made_by == JOIN {
-                // It belongs to the step whose layer lies below it, except for
-                // what it restores of the state that the step was merged into.
-                let mut scan = Scan::of(&stage, depth, &writer)?;
-                if let Some((earlier, depth_then)) = before_step.take() {
-                    scan.credit(&stage.below(depth + 1), &earlier, &stage.below(depth_then))?;
-                }
-                stage_scan.then(scan);
-                continue;
-            }
-            writer = match made_by.as_str() {
-                "head" | "import" => Arc::from("stage"),
-                step => Arc::from(step),
-            };
-            before_step = match stage_ids.get(index + 1) {
-                Some(next) if self.layer(next)?.manifest().step == JOIN => {
-                    Some((stage_scan.delta.clone(), depth))
-                }
-                _ => None,
-            };
-            stage_scan.then(Scan::of(&stage, depth, &writer)?);
-        }
-        let step_scan = Scan::of(&view, base.layers().len(), &Arc::from(step))?;
-        Ok(Sides {
-            base,
-            stage,
-            step: view,
-            stage_scan,
-            step_scan,
-        })
     }
 
     /// Makes the join layer of a step, if it needs one.

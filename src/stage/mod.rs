@@ -31,6 +31,7 @@ mod places;
 mod recover;
 mod reserve;
 mod sessions;
+mod since;
 mod snapshots;
 mod state;
 mod status;

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use harness_fs::merge::Policy;
+use harness_fs::merge::{Conflict, Policy};
 
 use crate::rig::{Hand, Rig, Tree, names};
 
@@ -163,6 +163,56 @@ fn random_steps_merge_to_a_sound_tree() {
     let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(60, |n| n.parse().unwrap());
     let clean = (1..=rounds).filter(|seed| one_round(*seed)).count() as u64;
     assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
+}
+
+/// Begins steps that each do something, the last on a later state than the others.
+fn begun(all: &[Vec<Op>], steps: &[String]) -> Rig {
+    let rig = Rig::new();
+    let (last, first) = steps.split_last().unwrap();
+    first.iter().for_each(|step| rig.begin(step));
+    rig.head().write("0/docs/b", "head").write("0/between", "x");
+    rig.begin(last);
+    for (step, ops) in steps.iter().zip(all) {
+        act(&rig.in_view(step), ops);
+    }
+    rig
+}
+
+/// Merging all at once gives and reports what merging one after another does, though what was
+/// read for one is used for the next.
+#[test]
+fn at_once_is_as_one_after_another() {
+    let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(15, |n| n.parse().unwrap());
+    let steps = names(&["a", "b", "c", "d"]);
+    let mut conflicts = 0;
+    for seed in 1..=rounds {
+        let mut dice = Dice(seed);
+        let all: Vec<Vec<Op>> = steps
+            .iter()
+            .map(|step| (0..4).map(|_| op(&mut dice, step)).collect())
+            .collect();
+        let policies = [Policy::First, Policy::Last, Policy::KeepBoth];
+        let policy = Some(policies[seed as usize % 3]);
+        println!("seed {seed}: {all:?}, {policy:?}");
+        let rig = begun(&all, &steps);
+        let at_once = rig.stage.merge(&steps, policy).unwrap().conflicts;
+        let (told, tree) = (shown(&rig, &at_once), rig.tree());
+        let rig = begun(&all, &steps);
+        let mut one_by_one = Vec::new();
+        for step in &steps {
+            let merged = rig.stage.merge(std::slice::from_ref(step), policy);
+            one_by_one.extend(merged.unwrap().conflicts);
+        }
+        assert_eq!(rig.tree(), tree);
+        assert_eq!(shown(&rig, &one_by_one), told);
+        conflicts += at_once.len();
+    }
+    assert!(conflicts > 0);
+}
+
+fn shown(rig: &Rig, conflicts: &[Conflict]) -> String {
+    let text = serde_json::to_string_pretty(conflicts).unwrap();
+    text.replace(rig.dir.to_str().unwrap(), "")
 }
 
 /// Names that may be one file: `README` and `README2` are, in the base.

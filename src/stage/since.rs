@@ -1,0 +1,92 @@
+//! What was done to the stage since steps began, read once for all steps that are merged at once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Stage;
+use super::delta::Scan;
+use super::merge::JOIN;
+use crate::error::Result;
+use crate::layer::Stack;
+
+/// What the layers above a base did, as far as they have been read.
+#[derive(Debug, Default)]
+pub(super) struct Since {
+    pub scan: Scan,
+    /// How many of the stack's ids have been read, those of the base among them.
+    read: usize,
+    writer: Option<Arc<str>>,
+}
+
+impl Since {
+    fn new(base: usize) -> Since {
+        Since {
+            read: base,
+            ..Since::default()
+        }
+    }
+}
+
+/// By the number of layers in the base: all bases are the lower part of one stack.
+#[derive(Debug, Default)]
+pub(super) struct AllSince(BTreeMap<usize, Since>);
+
+impl AllSince {
+    /// What is known of this base, to be read on and put back.
+    pub fn take(&mut self, base: usize) -> Since {
+        self.0.remove(&base).unwrap_or_else(|| Since::new(base))
+    }
+
+    /// Remembers it for the next step.
+    pub fn put(&mut self, base: usize, since: Since) {
+        self.0.insert(base, since);
+    }
+}
+
+impl Stage {
+    /// Reads on up to the top of the stack. A join layer is read together with
+    /// the step's layer below it.
+    ///
+    /// # Errors
+    /// What the layers report.
+    pub(super) fn read_since(
+        &self,
+        since: &mut Since,
+        stage: &Stack,
+        ids: &[String],
+    ) -> Result<()> {
+        let below_ids = stage.layers().len() - ids.len();
+        let mut step: Option<(Scan, usize)> = None;
+        for (index, id) in ids.iter().enumerate().skip(since.read) {
+            let depth = below_ids + index;
+            let made_by = self.layer(id)?.manifest().step.clone();
+            if made_by == JOIN {
+                // It belongs to the step whose layer lies below it, except for
+                // what it restores of the state that the step was merged into.
+                let writer = since.writer.get_or_insert_with(|| Arc::from("stage"));
+                let mut join = Scan::of(stage, depth, writer)?;
+                if let Some((step, depth_then)) = step.take() {
+                    let (here, then) = (stage.below(depth + 1), stage.below(depth_then));
+                    join.credit(&here, &since.scan.delta, &then)?;
+                    since.scan.then(step);
+                }
+                since.scan.then(join);
+                continue;
+            }
+            if let Some((step, _)) = step.take() {
+                since.scan.then(step);
+            }
+            let writer: Arc<str> = match made_by.as_str() {
+                "head" | "import" => Arc::from("stage"),
+                step => Arc::from(step),
+            };
+            step = Some((Scan::of(stage, depth, &writer)?, depth));
+            since.writer = Some(writer);
+        }
+        if let Some((step, _)) = step {
+            since.scan.then(step);
+        }
+        since.read = ids.len();
+        Ok(())
+    }
+}

@@ -91,7 +91,7 @@ impl Stage {
             }
         }
         self.seal_dirty_head()?;
-        let busy: BTreeSet<PathBuf> = self.stage_view.busy().into_iter().collect();
+        let busy = self.stage_view.busy();
         let mut prepared = self.prepare(steps, &policies, &busy)?;
         failpoint::hit("merge-before-commit");
         if prepared.undecided {
@@ -100,10 +100,12 @@ impl Stage {
         let mut stacks = None;
         let mut refused = None;
         let swapped = self.swap_stage_view(|old| {
-            // People may have written since; what they wrote is a layer now.
-            if self.state.lock().stack != prepared.onto {
+            // People may have written since, which is a layer now, or may have
+            // opened a file to write. No request gets in between from here on.
+            let now_busy = self.stage_view.busy();
+            if self.state.lock().stack != prepared.onto || now_busy != busy {
                 self.drop_layers(&prepared.report.join_layers);
-                prepared = self.prepare(steps, &policies, &busy)?;
+                prepared = self.prepare(steps, &policies, &now_busy)?;
                 if prepared.undecided {
                     refused = Some(());
                     return Ok(old.clone());
@@ -194,10 +196,11 @@ impl Stage {
         &self,
         steps: &[String],
         policies: &[Policies],
-        busy: &BTreeSet<PathBuf>,
+        busy: &[PathBuf],
     ) -> Result<Prepared, Failure> {
         let state = self.state.lock().clone();
         check_order(&state, steps)?;
+        let busy: BTreeSet<PathBuf> = busy.iter().cloned().collect();
         let mut prepared = Prepared {
             report: MergeReport {
                 steps: steps.to_vec(),
@@ -211,7 +214,7 @@ impl Stage {
         let mut all_since = AllSince::default();
         for (step, policies) in steps.iter().zip(policies) {
             let done =
-                self.prepare_one(&state, step, policies, busy, &mut all_since, &mut prepared);
+                self.prepare_one(&state, step, policies, &busy, &mut all_since, &mut prepared);
             if let Err(failure) = done {
                 self.drop_layers(&prepared.report.join_layers);
                 return Err(failure);

@@ -3,7 +3,10 @@
 use harness_fs::merge::{Class, Policy};
 use harness_fs::stage::{ConflictReport, Failure, Phase};
 
-use crate::rig::{Hand, Rig, Tree, names};
+use harness_fs::view::ROOT;
+use nix::fcntl::OFlag;
+
+use crate::rig::{Hand, Interlude, Rig, Tree, names};
 
 /// Two steps from one base; the first is merged, the second is ready.
 fn two(first: impl FnOnce(&Hand<'_>), second: impl FnOnce(&Hand<'_>)) -> Rig {
@@ -380,4 +383,30 @@ fn a_change_and_a_removal_of_another_name_keep_the_counts_right() {
         let tree = with(&rig, policy);
         assert!(tree.has("0/x/two"));
     }
+}
+
+/// It was merged under who had just opened the file.
+#[test]
+fn what_is_opened_while_a_merge_is_prepared_is_busy() {
+    let rig = Rig::new();
+    rig.step("b", |hand| {
+        hand.write("0/log", "of b");
+    });
+    let view = rig.fakes.views.lock().unwrap()["stage"].clone();
+    let open = move || {
+        let mut ino = ROOT;
+        for name in ["0", "log"] {
+            ino = view.lookup(ino, name.as_ref()).unwrap().ino;
+        }
+        view.open(ino, OFlag::O_WRONLY, false).unwrap();
+    };
+    // The first exchange is that of the head before the merge is prepared.
+    let interludes: [Interlude; 2] = [Box::new(open), Box::new(|| ())];
+    rig.fakes.interludes.lock().unwrap().extend(interludes);
+    let failure = rig.stage.merge(&names(&["b"]), None);
+    let Err(Failure::Conflict(report)) = failure else {
+        panic!("{failure:?}");
+    };
+    assert_eq!(report.conflicts[0].class, Class::Busy, "{}", report.text);
+    assert!(rig.fakes.interludes.lock().unwrap().is_empty());
 }

@@ -22,10 +22,16 @@ pub struct Fakes {
     pub views: Mutex<BTreeMap<String, Arc<View>>>,
     pub told: Arc<Mutex<Vec<Invalidation>>>,
     pub events: Arc<Mutex<Vec<String>>>,
+    pub interludes: Arc<Mutex<Vec<Interlude>>>,
 }
+
+/// What happens in the stage view while it still serves requests, the next time
+/// that it is about to stop to have its layers exchanged; the last one first.
+pub type Interlude = Box<dyn FnOnce() + Send>;
 
 struct Fake {
     name: String,
+    interludes: Arc<Mutex<Vec<Interlude>>>,
     told: Arc<Mutex<Vec<Invalidation>>>,
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -36,6 +42,7 @@ impl Sessions for Fakes {
         self.views.lock().unwrap().insert(name.to_owned(), view);
         Ok(Box::new(Fake {
             name: name.to_owned(),
+            interludes: self.interludes.clone(),
             told: self.told.clone(),
             events: self.events.clone(),
         }))
@@ -65,6 +72,8 @@ impl Session for Fake {
         Vec::new()
     }
     fn collect_mapped(&self) -> Result<()> {
+        let next = self.interludes.lock().unwrap().pop();
+        next.into_iter().for_each(|act| act());
         Ok(())
     }
     fn requests(&self) -> BTreeMap<String, u64> {

@@ -35,7 +35,8 @@ pub struct How {
     pub keep_state: bool,
     /// Write the tree to where it came from.
     pub apply: Option<InPlaceOf>,
-    /// How long processes in steps have to end before they are killed.
+    /// How long processes in steps have to end before they are killed, and then
+    /// their command lines to say so.
     pub grace: Duration,
     /// How long requests in flight have.
     pub patience: Duration,
@@ -53,18 +54,24 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
     if !requests.start_ending() {
         return Err(NotEnded::ByOther);
     }
-    // Their commands first: whoever runs one waits for it.
-    match survivors::end(&requests.views(), how.grace) {
-        Ok(ended) if ended.is_empty() => {}
-        Ok(ended) => log::info!("{}", survivors::sentence(&ended).unwrap_or_default()),
-        Err(error) => log::warn!("{error}"),
-    }
+    // Their commands first: whoever runs one waits for it, and then puts its step away.
+    end_commands(requests, how.grace);
+    requests.steps.wait_for_runs(how.grace);
     let Some(stage) = requests.stage.take(how.patience) else {
         requests.stop_ending();
         let text = "requests to the stage are still in progress; try again when they have ended";
         let error = Error::new(Errno::EBUSY, text);
         return Err(NotEnded::Failed(error.into()));
     };
+    // Steps that were just beginning, and those whose command lines do not go on.
+    end_commands(requests, how.grace);
+    if how.keep_state {
+        for step in requests.steps.cut_off() {
+            if let Err(error) = stage.discard(&step) {
+                log::warn!("step '{step}': {error}");
+            }
+        }
+    }
     let mapped = &requests.mapped;
     let own = [
         nix::unistd::getpid().as_raw(),
@@ -103,6 +110,15 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         super::forget_files(stage.state_dir());
     }
     Ok((report, applied))
+}
+
+/// Ends what runs in steps.
+fn end_commands(requests: &Requests, grace: Duration) {
+    match survivors::end(&requests.views(), grace) {
+        Ok(ended) if ended.is_empty() => {}
+        Ok(ended) => log::info!("{}", survivors::sentence(&ended).unwrap_or_default()),
+        Err(error) => log::warn!("{error}"),
+    }
 }
 
 /// Takes the stage away from above its base and commits the apply to it.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::errno::Errno;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
 use crate::stage::Failure;
@@ -13,13 +14,36 @@ use crate::stage::Failure;
 #[derive(Debug, Default)]
 pub struct Steps {
     open: Mutex<BTreeMap<String, Open>>,
+    /// How many `step run` have not been told yet what became of their step.
+    runs: Mutex<usize>,
+    all_told: Condvar,
+}
+
+/// What is known of a `step run`.
+#[derive(Debug)]
+pub struct Run {
+    /// The group it named.
+    pub group: Option<String>,
+    /// Its step is kept if its command is cut off.
+    pub keep: bool,
+}
+
+/// A `step run`, until it has been told what became of its step.
+#[derive(Debug)]
+pub struct Untold<'a>(&'a Steps);
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        *self.0.runs.lock() -= 1;
+        self.0.all_told.notify_all();
+    }
 }
 
 #[derive(Debug)]
 struct Open {
     view: PathBuf,
-    /// A `step run` has it, in a group or not.
-    run: Option<Option<String>>,
+    /// A `step run` has it.
+    run: Option<Run>,
     /// Commands of `step exec` that are running.
     execs: usize,
 }
@@ -31,8 +55,31 @@ impl Steps {
         open.values().map(|step| step.view.clone()).collect()
     }
 
-    /// A step has a view now; `run` if a `step run` has it, in a group or not.
-    pub fn add(&self, step: &str, view: PathBuf, run: Option<Option<String>>) {
+    /// A `step run` has begun.
+    pub fn untold(&self) -> Untold<'_> {
+        *self.runs.lock() += 1;
+        Untold(self)
+    }
+
+    /// Waits until every `step run` has been told what became of its step, or for
+    /// so long.
+    pub fn wait_for_runs(&self, limit: Duration) {
+        let mut runs = self.runs.lock();
+        let waits = |runs: &mut usize| *runs > 0;
+        self.all_told.wait_while_for(&mut runs, waits, limit);
+    }
+
+    /// The steps that a `step run` still has and that are not kept if they are
+    /// cut off.
+    pub fn cut_off(&self) -> Vec<String> {
+        let open = self.open.lock();
+        let dropped = |step: &Open| step.run.as_ref().is_some_and(|run| !run.keep);
+        let steps = open.iter().filter(|(_, step)| dropped(step));
+        steps.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// A step has a view now; `run` if a `step run` has it.
+    pub fn add(&self, step: &str, view: PathBuf, run: Option<Run>) {
         let open = Open {
             view,
             run,
@@ -64,8 +111,8 @@ impl Steps {
     /// Other steps that run and are in no common group.
     pub fn beside(&self, step: &str, group: Option<&String>) -> Vec<String> {
         let open = self.open.lock();
-        let apart = |run: &Option<Option<String>>| match run {
-            Some(other) => group.is_none() || other.as_ref() != group,
+        let apart = |run: &Option<Run>| match run {
+            Some(other) => group.is_none() || other.group.as_ref() != group,
             None => false,
         };
         open.iter()
@@ -99,14 +146,19 @@ mod tests {
     #[test]
     fn only_steps_that_race_are_beside() {
         let steps = Steps::default();
-        steps.add("a", "/a".into(), Some(Some("g".to_owned())));
-        steps.add("b", "/b".into(), Some(None));
+        let run = |group: Option<&str>, keep| Run {
+            group: group.map(str::to_owned),
+            keep,
+        };
+        steps.add("a", "/a".into(), Some(run(Some("g"), true)));
+        steps.add("b", "/b".into(), Some(run(None, false)));
         steps.add("c", "/c".into(), None);
         let group = "g".to_owned();
         assert_eq!(steps.beside("x", Some(&group)), ["b"]);
         assert_eq!(steps.beside("b", None), ["a"]);
         assert_eq!(steps.beside("x", None), ["a", "b"]);
         assert_eq!(steps.idle("c", true).unwrap(), Some("/c".into()));
+        assert_eq!(steps.cut_off(), ["b"]);
         assert!(steps.idle("b", true).is_err());
         assert_eq!(steps.idle("none", true).unwrap(), None);
         // Its end failed: what others start in it must be found.

@@ -68,6 +68,10 @@ pub fn refusal(failure: &Failure) -> Reply {
     }
 }
 
+fn being_unmounted() -> Failure {
+    Error::new(Errno::ESHUTDOWN, "the stage is being unmounted").into()
+}
+
 impl Requests {
     /// Serves this stage; `lock` is held until it ends.
     pub fn new(stage: Stage, mapped: Vec<PathBuf>, lock: StateLock, supervisor: i32) -> Requests {
@@ -88,10 +92,20 @@ impl Requests {
     /// # Errors
     /// One sentence once the stage is ending.
     pub fn stage(&self) -> Result<Lease<'_, Stage>, Failure> {
-        let lease = self.stage.lend();
-        lease.ok_or_else(|| {
-            Failure::Failed(Error::new(Errno::ESHUTDOWN, "the stage is being unmounted"))
-        })
+        self.stage.lend().ok_or_else(being_unmounted)
+    }
+
+    /// The stage, for a request that brings processes into a step.
+    ///
+    /// # Errors
+    /// One sentence once somebody has begun to end the stage.
+    pub fn stage_to_enter(&self) -> Result<Lease<'_, Stage>, Failure> {
+        // In this order: the end waits for who has it lent.
+        let stage = self.stage()?;
+        if self.is_ending() {
+            return Err(being_unmounted());
+        }
+        Ok(stage)
     }
 
     /// The mount points of views that steps have processes in.
@@ -102,6 +116,11 @@ impl Requests {
     /// Claims the end for the caller; false if somebody else has it.
     pub fn start_ending(&self) -> bool {
         !self.ending.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether somebody has claimed the end.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
     }
 
     /// Gives the end back.

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::open_steps::Run;
 use super::render;
-use super::requests::{Requests, code_of};
+use super::requests::{Requests, code_of, refusal};
 use crate::control::{
     Connection, Ended, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };
@@ -23,21 +24,28 @@ pub fn run(
     mut run: RunRequest,
     connection: &mut Connection,
 ) -> Result<Reply, Failure> {
+    let steps = &requests.steps;
+    let _untold = steps.untold();
     let over;
-    let view = {
-        let stage = requests.stage()?;
+    let (view, others) = {
+        let stage = requests.stage_to_enter()?;
         let is_over = |group: &mut String| stage.group_is_over(group, &run.step);
         over = run.group.take_if(is_over);
         match &run.group {
             Some(group) => stage.check_member(group, &run.step)?,
             None => stage.check_no_member(&run.step)?,
         }
-        stage.begin(&run.step)?
+        let view = stage.begin(&run.step)?;
+        let others = steps.beside(&run.step, run.group.as_ref());
+        let known = Run {
+            group: run.group.clone(),
+            keep: run.on_failure == OnFailure::Keep,
+        };
+        // While the stage is lent, or its end would not see the step.
+        steps.add(&run.step, view.mount.clone(), Some(known));
+        (view, others)
     };
-    let others = requests.steps.beside(&run.step, run.group.as_ref());
     let mount = view.mount.clone();
-    let steps = &requests.steps;
-    steps.add(&run.step, mount.clone(), Some(run.group.clone()));
     let ended = match connection.turn(&Reply::Entered { view, others }) {
         Some(Request::StepEnded(ended)) => Some(ended),
         Some(_) | None => {
@@ -51,17 +59,20 @@ pub fn run(
         Ok(_) => steps.left_open(&run.step),
         Err(_) => steps.remove(&run.step),
     }
-    match result {
+    let reply = match result {
         Ok(mut result) => {
             if let Some(group) = over {
                 let step = &run.step;
                 let note = format!("group '{group}' had ended; step '{step}' was run by itself\n");
                 result.text.insert_str(0, &note);
             }
-            Ok(Reply::StepDone(result))
+            Reply::StepDone(result)
         }
-        Err(failure) => Err(left_open(requests, &run.step, failure)),
-    }
+        Err(failure) => refusal(&left_open(requests, &run.step, failure)),
+    };
+    // Here, since the end of the stage waits for it.
+    connection.send(&reply)?;
+    Ok(Reply::done())
 }
 
 /// A step that could not be brought to its end, on a full disk above all, is
@@ -96,6 +107,12 @@ fn finish(
     };
     // Who has gone away meanwhile, or given up, is not told of a merge.
     let ended = ended.filter(|_| !connection.given_up());
+    let exit = ended
+        .as_ref()
+        .map_or(125, |ended| i32::from(ended.exit_code));
+    // The end of the stage has ended its command, most likely.
+    let unmounted = requests.is_ending();
+    let ended = ended.filter(|ended| ended.success() || !unmounted);
     let ended = ended.as_ref();
     let stage = requests.stage()?;
     let mut end = RunEnd {
@@ -103,7 +120,7 @@ fn finish(
         run,
         // Which may have been declared, or removed, while it ran.
         group: stage.group_of(&run.step).or_else(|| run.group.clone()),
-        exit: ended.map_or(125, |ended| i32::from(ended.exit_code)),
+        exit,
         result: StepResult {
             outcome: Outcome::Failed,
             text: String::new(),
@@ -127,27 +144,33 @@ fn finish(
         Some(ended) if !ended.started => {
             end.failed(OnFailure::Discard, "its command could not be started")?;
         }
-        Some(_) => end.failed(run.on_failure, &reason(ended))?,
+        Some(ended) => end.failed(run.on_failure, &reason(ended))?,
         // What was cut off is neither a success nor a failure that somebody
         // expected: it may be looked at, but it is not merged.
-        None if run.on_failure == OnFailure::Keep => {
-            end.failed(OnFailure::Keep, &reason(None))?;
+        None => {
+            let reason = match unmounted {
+                true => "the stage was unmounted",
+                false => "its command line was ended",
+            };
+            let on_failure = match run.on_failure {
+                OnFailure::Keep => OnFailure::Keep,
+                OnFailure::Discard | OnFailure::Merge => OnFailure::Discard,
+            };
+            end.failed(on_failure, reason)?;
         }
-        None => end.failed(OnFailure::Discard, &reason(None))?,
     }
     Ok(end.result)
 }
 
 /// Why a step failed, in a few words.
-fn reason(ended: Option<&Ended>) -> String {
+fn reason(ended: &Ended) -> String {
     match ended {
-        None => "its command line was ended".to_owned(),
-        Some(ended) if ended.timed_out => "it took too long".to_owned(),
-        Some(Ended {
+        ended if ended.timed_out => "it took too long".to_owned(),
+        Ended {
             signal: Some(signal),
             ..
-        }) => format!("ended by signal {signal}"),
-        Some(ended) => format!("exit code {}", ended.exit_code),
+        } => format!("ended by signal {signal}"),
+        ended => format!("exit code {}", ended.exit_code),
     }
 }
 
@@ -293,7 +316,8 @@ impl RunEnd<'_> {
 
 /// Opens a step that others run commands in.
 pub fn begin(requests: &Requests, step: &str) -> Result<Reply, Failure> {
-    let view = requests.stage()?.begin(step)?;
+    let stage = requests.stage_to_enter()?;
+    let view = stage.begin(step)?;
     requests.steps.add(step, view.mount.clone(), None);
     Ok(Reply::report("", &view))
 }
@@ -305,7 +329,7 @@ pub fn exec(
     step: &str,
     connection: &mut Connection,
 ) -> Result<Reply, Failure> {
-    let view = requests.stage()?.view_of(step)?;
+    let view = requests.stage_to_enter()?.view_of(step)?;
     requests.steps.count_exec(step, 1);
     let entered = Reply::Entered {
         view,
@@ -417,15 +441,8 @@ mod tests {
             signal,
             timed_out,
         };
-        assert_eq!(reason(Some(&ended(3, None, false))), "exit code 3");
-        assert_eq!(
-            reason(Some(&ended(137, Some(9), false))),
-            "ended by signal 9"
-        );
-        assert_eq!(
-            reason(Some(&ended(143, Some(15), true))),
-            "it took too long"
-        );
-        assert_eq!(reason(None), "its command line was ended");
+        assert_eq!(reason(&ended(3, None, false)), "exit code 3");
+        assert_eq!(reason(&ended(137, Some(9), false)), "ended by signal 9");
+        assert_eq!(reason(&ended(143, Some(15), true)), "it took too long");
     }
 }

@@ -431,3 +431,51 @@ fn the_command_line_is_killed_at_any_moment() {
         assert!(seen[0] > 0, "never before its end");
     });
 }
+
+/// Some were kept, and which was a matter of luck.
+#[test]
+fn an_unmount_that_keeps_the_state_discards_the_steps_that_it_cuts_off() {
+    alone(|rig| {
+        rig.mount();
+        let fifo = rig.path().join("ready");
+        tool("mkfifo", &[fifo.to_str().unwrap()]);
+        let script = format!("echo x > half; echo > {}; exec sleep 1000", fifo.display());
+        let begin = |step: &str, on_failure: &str| {
+            let run = ["step", "run", "--on-failure", on_failure, step];
+            let started = rig.start(&[&run[..], &["--", "sh", "-ec", &script]].concat());
+            fs::read_to_string(&fifo).unwrap();
+            started
+        };
+        let steps: Vec<String> = (0..8).map(|index| format!("s{index}")).collect();
+        let cut: Vec<_> = steps.iter().map(|step| begin(step, "discard")).collect();
+        let not_merged = begin("m", "merge");
+        let kept = begin("k", "keep");
+        let stopped = begin("t", "discard");
+        // It cannot tell how its command has ended.
+        stopped.process().signal(Signal::SIGSTOP).unwrap();
+        rig.ok(&["step", "begin", "open"]);
+        let daemon = rig.daemon();
+        daemon.server.signal(Signal::SIGTERM).unwrap();
+        for started in cut.into_iter().chain([not_merged]) {
+            let ran = started.end();
+            assert_eq!(ran.code, 143, "{ran:?}");
+            assert!(
+                ran.err.contains("unmounted); its changes are discarded"),
+                "{ran:?}"
+            );
+        }
+        let ran = kept.end();
+        assert_eq!(ran.code, 143, "{ran:?}");
+        assert!(ran.err.contains("changes are kept"), "{ran:?}");
+        daemon.wait();
+        stopped.process().signal(Signal::SIGCONT).unwrap();
+        assert_eq!(stopped.end().code, 125);
+        rig.all_gone();
+        rig.ok(&["mount", "--resume"]);
+        assert!(!rig.ws().join("half").exists());
+        let list = rig.ok(&["step", "list"]).out;
+        let left: Vec<&str> = list.lines().map(|line| &line[..1]).collect();
+        assert_eq!(left, ["k", "o"], "{list}");
+        rig.ok(&["unmount"]);
+    });
+}

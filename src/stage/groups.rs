@@ -309,7 +309,7 @@ fn is_member(state: &State, group: &str, step: &str) -> bool {
 fn nothing_to_merge(group: &str) -> MergeReport {
     MergeReport {
         notes: vec![format!(
-            "no step of group '{group}' is left to be merged; the stage is unchanged"
+            "no step of group '{group}' waits to be merged; the stage is unchanged"
         )],
         ..MergeReport::default()
     }

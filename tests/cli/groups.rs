@@ -113,6 +113,23 @@ fn what_a_group_waits_for_alone_ends_it_when_it_leaves() {
     assert!(ran.err.contains("merging c, d: 1 undecided"), "{}", ran.err);
 }
 
+/// It said `merged : nothing changed`.
+#[test]
+fn a_group_of_which_nothing_is_merged_says_so() {
+    let ran = in_stage(
+        r#"
+        said="no step of group 'g' waits to be merged; the stage is unchanged"
+        "$H" group declare g a b
+        is "$("$H" group close g)" "$said"
+        "$H" group declare g a b
+        code 1 "$H" step run --group g a -- false
+        code 1 "$H" step run --group g b -- false 2>"$T/b"
+        grep -qF "$said" "$T/b"
+        "#,
+    );
+    assert!(!ran.err.contains("merged :"), "{}", ran.err);
+}
+
 /// It stayed open, and its name could not be used again.
 #[test]
 fn a_step_that_a_restore_has_stranded_is_kept() {

@@ -182,7 +182,7 @@ fn begun(all: &[Vec<Op>], steps: &[String]) -> Rig {
 /// read for one is used for the next.
 #[test]
 fn at_once_is_as_one_after_another() {
-    let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(15, |n| n.parse().unwrap());
+    let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(9, |n| n.parse().unwrap());
     let steps = names(&["a", "b", "c", "d"]);
     let mut conflicts = 0;
     for seed in 1..=rounds {

@@ -1,8 +1,9 @@
 //! Answers to the merge's questions about content, read from the layers when asked.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use super::content::Seen;
+use super::content::{Known, Seen};
 use super::delta::Scan;
 use crate::error::{Error, Result};
 use crate::layer::Stack;
@@ -22,6 +23,8 @@ pub(super) struct Sides {
     pub stage_scan: Scan,
     /// The step's layer.
     pub step_scan: Scan,
+    /// What has been read of content.
+    pub known: Rc<Known>,
 }
 
 impl Sides {
@@ -31,6 +34,11 @@ impl Sides {
             Side::Stage => &self.stage,
             Side::Step => &self.step,
         }
+    }
+
+    /// An entry of one of the stacks.
+    pub fn seen<'a>(&'a self, stack: &'a Stack, found: &'a Found) -> Seen<'a> {
+        Seen::new(stack, found).knowing(&self.known)
     }
 
     /// What a side did.
@@ -107,7 +115,7 @@ impl Compare for &Sides {
         let (Some(now), Some(before)) = (stack.find(path)?, self.covered(side, path)?) else {
             return Ok(Effect::Content);
         };
-        effect(Seen::new(stack, &now), Seen::new(&self.base, &before))
+        effect(self.seen(stack, &now), self.seen(&self.base, &before))
     }
 
     fn same(&mut self, path: &Path) -> Result<Sameness> {
@@ -121,7 +129,7 @@ impl Compare for &Sides {
                 && before.attr.ino == inode
                 && let Some(now) = stack.find(name)?
             {
-                return effect(Seen::new(stack, &now), Seen::new(&self.base, &before));
+                return effect(self.seen(stack, &now), self.seen(&self.base, &before));
             }
         }
         Ok(Effect::Content)
@@ -131,7 +139,7 @@ impl Compare for &Sides {
         let (Some(stage), Some(step)) = (self.stage.find(stage)?, self.step.find(step)?) else {
             return Ok(Sameness::Different);
         };
-        sameness(Seen::new(&self.stage, &stage), Seen::new(&self.step, &step))
+        sameness(self.seen(&self.stage, &stage), self.seen(&self.step, &step))
     }
 
     fn appended(&mut self, path: &Path) -> Result<bool> {
@@ -142,9 +150,9 @@ impl Compare for &Sides {
         let Some(base) = base.filter(|base| base.attr.kind == Kind::File) else {
             return Ok(true);
         };
-        let base = Seen::new(&self.base, &base);
-        Ok(Seen::new(&self.stage, &stage).begins_with(base)?
-            && Seen::new(&self.step, &step).begins_with(base)?)
+        let base = self.seen(&self.base, &base);
+        Ok(self.seen(&self.stage, &stage).begins_with(base)?
+            && self.seen(&self.step, &step).begins_with(base)?)
     }
 
     fn exists(&mut self, side: Side, path: &Path) -> Result<bool> {
@@ -161,7 +169,7 @@ impl Compare for &Sides {
         }
         Ok(Some(Facts {
             size: found.attr.size,
-            digest: Some(Seen::new(stack, &found).digest()?),
+            digest: Some(self.seen(stack, &found).digest()?),
         }))
     }
 }

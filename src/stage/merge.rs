@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::compare::Sides;
+use super::content::Known;
 use super::delta::Scan;
 use super::ended::{STRANDED, is_stranded};
 use super::groups::member_leaves;
@@ -92,7 +94,8 @@ impl Stage {
         }
         self.seal_dirty_head()?;
         let busy = self.stage_view.busy();
-        let mut prepared = self.prepare(steps, &policies, &busy)?;
+        let known = Rc::<Known>::default();
+        let mut prepared = self.prepare(steps, &policies, &busy, &known)?;
         failpoint::hit("merge-before-commit");
         if prepared.undecided {
             return Err(self.refuse(steps, prepared));
@@ -105,7 +108,7 @@ impl Stage {
             let now_busy = self.stage_view.busy();
             if self.state.lock().stack != prepared.onto || now_busy != busy {
                 self.drop_layers(&prepared.report.join_layers);
-                prepared = self.prepare(steps, &policies, &now_busy)?;
+                prepared = self.prepare(steps, &policies, &now_busy, &known)?;
                 if prepared.undecided {
                     refused = Some(());
                     return Ok(old.clone());
@@ -197,6 +200,7 @@ impl Stage {
         steps: &[String],
         policies: &[Policies],
         busy: &[PathBuf],
+        known: &Rc<Known>,
     ) -> Result<Prepared, Failure> {
         let state = self.state.lock().clone();
         check_order(&state, steps)?;
@@ -211,7 +215,7 @@ impl Stage {
             undecided: false,
             text: String::new(),
         };
-        let mut all_since = AllSince::default();
+        let mut all_since = AllSince::new(known);
         for (step, policies) in steps.iter().zip(policies) {
             let done =
                 self.prepare_one(&state, step, policies, &busy, &mut all_since, &mut prepared);
@@ -265,6 +269,7 @@ impl Stage {
             base,
             stage,
             step: view,
+            known: all_since.known().clone(),
         };
         let inputs = Inputs {
             stage: &sides.stage_scan.delta,

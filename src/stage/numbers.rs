@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::compare::Sides;
-use super::content::Seen;
 use super::join::{Deferred, Join};
 use crate::error::Result;
 use crate::layer::{LinkState, Stack, Visit, read_open, walk};
@@ -303,7 +302,9 @@ fn has_its_content(sides: &Sides, merged: &Stack, path: &Path, found: &Found) ->
         return Ok(true);
     };
     match merged.content(found) {
-        Ok(_) => Seen::new(merged, found).same_content(Seen::new(&sides.step, &own)),
+        Ok(_) => sides
+            .seen(merged, found)
+            .same_content(sides.seen(&sides.step, &own)),
         // There is nothing below it any more.
         Err(error) if error.errno() == Errno::EIO => Ok(false),
         Err(error) => Err(error),
@@ -383,7 +384,7 @@ fn settle_file(
 fn alike(sides: &Sides, merged: &Stack, a: &Shown, b: &Shown) -> Result<bool> {
     let (a_stack, _) = a.source(sides, merged);
     let (b_stack, _) = b.source(sides, merged);
-    let (a, b) = (Seen::new(a_stack, &a.found), Seen::new(b_stack, &b.found));
+    let (a, b) = (sides.seen(a_stack, &a.found), sides.seen(b_stack, &b.found));
     Ok(a.same_content(b)? && a.same_metadata(b)?)
 }
 

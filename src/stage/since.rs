@@ -1,9 +1,11 @@
 //! What was done to the stage since steps began, read once for all steps that are merged at once.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::Stage;
+use super::content::Known;
 use super::delta::Scan;
 use super::merge::JOIN;
 use crate::error::Result;
@@ -28,18 +30,36 @@ impl Since {
 }
 
 /// By the number of layers in the base: all bases are the lower part of one stack.
-#[derive(Debug, Default)]
-pub(super) struct AllSince(BTreeMap<usize, Since>);
+#[derive(Debug)]
+pub(super) struct AllSince {
+    by_base: BTreeMap<usize, Since>,
+    known: Rc<Known>,
+}
 
 impl AllSince {
+    /// Nothing has been read yet, but for content.
+    pub fn new(known: &Rc<Known>) -> AllSince {
+        AllSince {
+            by_base: BTreeMap::new(),
+            known: known.clone(),
+        }
+    }
+
+    /// What has been read of content.
+    pub fn known(&self) -> &Rc<Known> {
+        &self.known
+    }
+
     /// What is known of this base, to be read on and put back.
     pub fn take(&mut self, base: usize) -> Since {
-        self.0.remove(&base).unwrap_or_else(|| Since::new(base))
+        self.by_base
+            .remove(&base)
+            .unwrap_or_else(|| Since::new(base))
     }
 
     /// Remembers it for the next step.
     pub fn put(&mut self, base: usize, since: Since) {
-        self.0.insert(base, since);
+        self.by_base.insert(base, since);
     }
 }
 

@@ -69,15 +69,14 @@ fn look(pid: i32) -> Option<(i32, bool)> {
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead, BufReader};
-    use std::process::{Command, Stdio};
+    use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
     use super::*;
 
     #[test]
     fn those_below_and_no_zombies() {
-        // `exec` leaves it with a child that it does not know and never waits for.
-        let script = "sh -c 'exit 0' & echo $!; exec sh -c 'echo $$; read none'";
+        let script = "sleep 1000 & echo $!; read none; kill $!";
         let mut child = Command::new("sh")
             .args(["-c", script])
             .stdin(Stdio::piped())
@@ -85,14 +84,18 @@ mod tests {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut number = || -> i32 { lines.next().unwrap().unwrap().parse().unwrap() };
-        let (below, root) = (number(), number());
+        let below: i32 = lines.next().unwrap().unwrap().parse().unwrap();
+        let number = |child: &Child| i32::try_from(child.id()).unwrap();
+        let root = number(&child);
+        assert_eq!(of(root), [root, below]);
+        assert!(of(std::process::id().cast_signed()).contains(&below));
+        let mut zombie = Command::new("true").spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while look(below).unwrap().1 {
+        while look(number(&zombie)).unwrap().1 {
             assert!(Instant::now() < deadline);
         }
-        assert_eq!(of(root), [root]);
-        assert!(of(std::process::id().cast_signed()).contains(&root));
+        assert_eq!(of(number(&zombie)), Vec::<i32>::new());
+        zombie.wait().unwrap();
         drop(child.stdin.take());
         child.wait().unwrap();
     }

@@ -11,6 +11,7 @@ use crate::control::{Client, Problem, Reply, Request, STAGE_FILE};
 use crate::daemon::{self, StateLock};
 use crate::error::Context;
 use crate::export::{self, target};
+use crate::tree::shown::shown;
 
 /// End the stage: its steps, views, mounts and state.
 ///
@@ -26,8 +27,9 @@ Examples:
   harness-fs unmount --keep-state      # `mount --resume` brings it back")]
 pub struct Arguments {
     /// First write the workspace into this directory, as `apply` does; if that fails, the stage
-    /// stays. The workspace itself is written whole or not at all: what is cut off, the next
-    /// `unmount` or `mount --resume` finishes.
+    /// stays. The workspace itself is written whole or not at all: what is cut off after it began
+    /// to change, the next `unmount` or `mount --resume` finishes; what is cut off before leaves
+    /// the stage, which `mount --resume` brings back to apply it again.
     #[arg(long, value_name = "DIR")]
     apply: Option<PathBuf>,
     /// Write every mapped path, each below its own name: DIR/harness, DIR/root/.m2; with the DIR /
@@ -40,6 +42,9 @@ pub struct Arguments {
     /// Keep the state for `mount --resume`.
     #[arg(long)]
     keep_state: bool,
+    /// Discard the stage also where an `--apply` of it was cut off before it had written anything.
+    #[arg(long, conflicts_with_all = ["apply", "keep_state"])]
+    discard: bool,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -105,9 +110,10 @@ fn without_daemon(arguments: &Arguments, place: &Place, problem: Problem) -> Res
         None
     };
     match &unfinished {
-        Some(paths) => agrees(arguments, paths)?,
-        None if needs_daemon => return Err(problem.into()),
-        None => {}
+        Some(apply) if apply.committed => agrees(arguments, &apply.paths)?,
+        Some(apply) if !arguments.discard => return Err(not_begun(place, &apply.paths)),
+        _ if needs_daemon => return Err(problem.into()),
+        _ => {}
     }
     if let Problem::Gone(text) = &problem {
         note(&text.replace(
@@ -125,18 +131,30 @@ fn agrees(arguments: &Arguments, paths: &[PathBuf]) -> Result<(), Trouble> {
         Some(dir) if arguments.all => dir == Path::new("/"),
         Some(dir) => target::settle(&absolute(dir)?).is_ok_and(|dir| paths == [dir]),
     };
-    if same && !arguments.keep_state {
+    if same && !arguments.keep_state && !arguments.discard {
         return Ok(());
     }
-    let paths: Vec<String> = paths
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
     let text = format!(
         "the tree of the stage is being written to {}, which was cut off: a plain `harness-fs unmount` finishes it",
-        paths.join(", ")
+        list(paths)
     );
     Err(Trouble::new(2, text))
+}
+
+/// The stage was to be written and nothing of it is: it is not thrown away unasked.
+fn not_begun(place: &Place, paths: &[PathBuf]) -> Trouble {
+    let text = format!(
+        "writing the stage '{}' to {} was cut off before anything was written: `harness-fs mount --resume` \
+         brings the stage back to apply it again, `harness-fs unmount --discard` discards it",
+        place.label,
+        list(paths)
+    );
+    Trouble::new(5, text)
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| shown(path)).collect();
+    paths.join(", ")
 }
 
 /// Removes what a stage without a daemon has left.

@@ -144,11 +144,11 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
 
 /// A stage cannot be resumed whose tree has begun to replace its base.
 fn over(config: &Config) -> Result<(), Failure> {
-    let dirs = export::unfinished(&config.state_dir)?;
+    let apply = export::unfinished(&config.state_dir)?;
     if end::finish_apply(&config.state_dir, &config.label)?.is_none() {
         return Ok(());
     }
-    let dirs = dirs.into_iter().flatten();
+    let dirs = apply.into_iter().flat_map(|apply| apply.paths);
     let dirs: Vec<String> = dirs.map(|dir| dir.display().to_string()).collect();
     Err(Failure::NotFound(format!(
         "the stage '{}' is over: its `unmount --apply` was cut off and is done now, the tree is \

@@ -156,13 +156,24 @@ fn read(state_dir: &Path) -> Result<Option<Record<Target>>> {
         .context(|| format!("the record of an apply in {}", state_dir.display()))
 }
 
-/// The paths that an apply writes which was cut off after its commit point.
+/// An apply that was cut off.
+pub struct Unfinished {
+    /// The paths that it writes.
+    pub paths: Vec<PathBuf>,
+    /// It had passed its commit point: the stage is over.
+    pub committed: bool,
+}
+
+/// The apply that was cut off, if there is one.
 ///
 /// # Errors
 /// As read(2), or `EINVAL` for a damaged record.
-pub fn unfinished(state_dir: &Path) -> Result<Option<Vec<PathBuf>>> {
-    let record = read(state_dir)?.filter(|record| record.staged);
-    Ok(record.map(|record| record.targets.iter().map(Target::path).collect()))
+pub fn unfinished(state_dir: &Path) -> Result<Option<Unfinished>> {
+    let record = read(state_dir)?;
+    Ok(record.map(|record| Unfinished {
+        paths: record.targets.iter().map(Target::path).collect(),
+        committed: record.staged,
+    }))
 }
 
 /// Ends an apply that was cut off, with nothing of the stage mounted any more.

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 pub use apply::{ApplyReport, apply, apply_all};
-pub use in_place::{InPlace, finish, unfinished};
+pub use in_place::{InPlace, Unfinished, finish, unfinished};
 pub use reader::{Destination, Imported, import};
 pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
 

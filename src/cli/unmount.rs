@@ -101,7 +101,7 @@ fn without_daemon(arguments: &Arguments, place: &Place, problem: Problem) -> Res
     let there = place.state_dir.join(STAGE_FILE).exists();
     match &problem {
         Problem::Gone(_) => {}
-        Problem::NoStage(_) if there => {}
+        Problem::NoStage(_) if there || daemon::has_leftovers(&place.state_dir) => {}
         _ => return Err(problem.into()),
     }
     let unfinished = if there {
@@ -174,20 +174,26 @@ fn forget(place: &Place, json: bool) -> Result<u8, Trouble> {
         ));
     }
     let (lock, _server) = locked?;
-    if let Some(report) = daemon::finish_apply(dir, &place.label)? {
-        if json {
-            print_json(&json!({ "ended": null, "applied": report }))?;
-        } else {
-            print(&daemon::applied(&report))?;
-            print("unmounted; the apply that was cut off is done")?;
-        }
+    let there = dir.join(STAGE_FILE).exists();
+    let report = daemon::discarding(dir);
+    let applied = daemon::finish_apply(dir, &place.label)?;
+    if applied.is_none() {
+        daemon::remove_state(dir)?;
+    }
+    drop(lock);
+    if json {
+        print_json(&json!({ "ended": report, "applied": applied }))?;
         return Ok(0);
     }
-    daemon::remove_state(dir)?;
-    drop(lock);
-    print(&format!(
-        "discarded the state of the stage '{}'",
-        place.label
-    ))?;
+    if let Some(applied) = &applied {
+        print(&daemon::applied(applied))?;
+        print("unmounted; the apply that was cut off is done")?;
+        print(&daemon::discarded(&report))?;
+    } else if there {
+        print(&daemon::removed(&place.label, &report))?;
+    } else {
+        let text = format!("removed what was left of the stage '{}'", place.label);
+        print(&text)?;
+    }
     Ok(0)
 }

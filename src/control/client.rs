@@ -332,7 +332,7 @@ fn no_stage(state_dir: &Path, label: &str) -> String {
 
 /// Whether a daemon has locked the state directory. /proc/locks (proc(5)) tells
 /// it; to try the lock would be in the way of who wants it.
-fn is_taken(state_dir: &Path) -> bool {
+pub fn is_taken(state_dir: &Path) -> bool {
     let (Ok(dir), Ok(locks)) = (
         std::fs::metadata(state_dir),
         std::fs::read_to_string("/proc/locks"),

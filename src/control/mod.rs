@@ -12,7 +12,9 @@ mod messages;
 mod server;
 mod wire;
 
-pub use client::{Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, in_step};
+pub use client::{
+    Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, in_step, is_taken,
+};
 pub use messages::{
     Ended, ExportRequest, Hello, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::requests::Requests;
+use crate::control::STAGE_FILE;
 use crate::error::{Error, Result};
 use crate::export::{self, ApplyReport, InPlace};
 use crate::stage::{EndReport, Failure, Stage, bind, occupants, survivors};
@@ -166,6 +167,10 @@ fn keep(stage: &Stage) {
 /// What is in the way, with the path; it can be repeated.
 pub fn finish_apply(state_dir: &Path, label: &str) -> Result<Option<ApplyReport>> {
     super::clean(state_dir, label)?;
+    if !state_dir.join(STAGE_FILE).exists() {
+        // The apply was done before the removal began: what is there is the user's again.
+        return Ok(None);
+    }
     let report = export::finish(state_dir)?;
     if report.is_some() {
         super::remove_state(state_dir)?;

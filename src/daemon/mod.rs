@@ -23,11 +23,12 @@ mod wanted;
 
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::control::{DIED, SOCKET, STAGE_FILE};
+use crate::control::{DIED, SOCKET, STAGE_FILE, is_taken};
 use crate::error::{Context, Result};
-use crate::stage::Options;
+use crate::stage::{EndReport, Options, State};
 use crate::sys::at;
 
 pub use cleanup::clean;
@@ -35,7 +36,7 @@ pub use end::finish_apply;
 pub use lock::StateLock;
 pub use log_file::{all_files as log_files, try_at as try_log};
 pub use ready::{Ready, wait as wait_until_ready};
-pub use render::applied;
+pub use render::{applied, discarded, removed};
 pub use server::serve;
 pub use supervisor::{supervise, supervise_detached};
 
@@ -84,6 +85,28 @@ fn remove_own(state_dir: &Path) -> Result<()> {
         at::remove_all(nix::fcntl::AT_FDCWD, &path).context(|| path.display().to_string())?;
     }
     Ok(())
+}
+
+/// Whether a state directory holds what is left of a stage whose start or
+/// removal was cut off, and nobody is at it.
+pub fn has_leftovers(state_dir: &Path) -> bool {
+    !state_dir.join(STAGE_FILE).exists()
+        // Without it, what has these names is somebody else's.
+        && state_dir.join(lock::FILE).exists()
+        && OWN.iter().any(|name| state_dir.join(name).exists())
+        && !is_taken(state_dir)
+}
+
+/// What goes when the state of a stage is removed that nobody serves.
+pub fn discarding(state_dir: &Path) -> EndReport {
+    match State::read(state_dir) {
+        Ok(state) => EndReport::discarding(&state),
+        Err(error) if error.errno() == Errno::ENOENT => EndReport::default(),
+        Err(error) => EndReport {
+            problems: vec![format!("what is discarded cannot be listed: {error}")],
+            ..EndReport::default()
+        },
+    }
 }
 
 /// Removes the state of a stage that nobody serves and that is not mounted.

@@ -190,6 +190,13 @@ pub fn ended(report: &EndReport) -> String {
     }
     let layers = count(report.discarded_layers.len() as u64, "layer", "layers");
     line!(text, "unmounted; discarded {layers}");
+    text.push_str(&discarded(report));
+    text
+}
+
+/// The steps and snapshots that went with a stage.
+pub fn discarded(report: &EndReport) -> String {
+    let mut text = String::new();
     if !report.discarded_steps.is_empty() {
         line!(
             text,
@@ -204,6 +211,22 @@ pub fn ended(report: &EndReport) -> String {
             report.discarded_snapshots.join(", ")
         );
     }
+    text
+}
+
+/// A stage that nobody served, and whose state is removed.
+pub fn removed(stage: &str, report: &EndReport) -> String {
+    let mut text = String::new();
+    if report.problems.is_empty() {
+        let layers = count(report.discarded_layers.len() as u64, "layer", "layers");
+        line!(text, "discarded the state of the stage '{stage}': {layers}");
+    } else {
+        line!(text, "discarded the state of the stage '{stage}'");
+    }
+    for problem in &report.problems {
+        line!(text, "{problem}");
+    }
+    text.push_str(&discarded(report));
     text
 }
 

@@ -68,7 +68,13 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
             forget_failed_start(config, made);
             code
         }
-        Ok(End::Died(_)) => 1,
+        Ok(End::Died(reason)) => {
+            finish_removal(config);
+            // Nobody listens any more if it had been ready.
+            let message = format!("the daemon {reason} before its stage was ready");
+            Ready::No { code: 1, message }.say(&mut ready);
+            1
+        }
         Err(error) => {
             log::error!("{error}");
             let message = error.to_string();
@@ -240,6 +246,20 @@ fn clean_up(config: &Config, end: End) -> End {
     }
     drop(lock);
     end
+}
+
+/// A server that died before there was a stage, or while it removed it, leaves
+/// nothing that could be resumed.
+fn finish_removal(config: &Config) {
+    let dir = &config.state_dir;
+    if dir.join(STAGE_FILE).exists() {
+        return;
+    }
+    if let Err(error) = remove_own(dir) {
+        log::warn!("{error}");
+        return;
+    }
+    super::forget_files(dir);
 }
 
 /// A stage that never was leaves nothing behind, but for a directory that was

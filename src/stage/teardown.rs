@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::names::STAGE_VIEW;
-use super::state::Phase;
+use super::state::{Phase, State};
 use super::{Failure, Running, Stage, failpoint, recover};
 
 /// What ending the stage left or threw away.
@@ -21,6 +21,18 @@ pub struct EndReport {
     pub kept_steps: Vec<String>,
     /// What did not go as it should, a sentence each.
     pub problems: Vec<String>,
+}
+
+impl EndReport {
+    /// What goes with a stage whose state is removed.
+    pub fn discarding(state: &State) -> EndReport {
+        EndReport {
+            discarded_steps: state.steps.keys().cloned().collect(),
+            discarded_snapshots: state.snapshots.keys().cloned().collect(),
+            discarded_layers: state.stack.clone(),
+            ..EndReport::default()
+        }
+    }
 }
 
 impl Stage {
@@ -48,10 +60,10 @@ impl Stage {
             }
         }
         if !keep_state {
-            let state = self.state.lock().clone();
-            report.discarded_steps = state.steps.keys().cloned().collect();
-            report.discarded_snapshots = state.snapshots.keys().cloned().collect();
-            report.discarded_layers.clone_from(&state.stack);
+            report = EndReport {
+                problems: report.problems,
+                ..EndReport::discarding(&self.state.lock())
+            };
             failpoint::hit("unmount-before-remove");
             self.layers.lock().clear();
             recover::remove_state(&self.dir)?;

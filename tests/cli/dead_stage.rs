@@ -99,6 +99,72 @@ fn an_unmount_that_comes_too_late_finds_no_stage() {
 }
 
 #[test]
+fn what_is_discarded_is_told() {
+    let rig = Rig::new();
+    let step = r#"{"state":"kept","base_stack":[],"layer":"000002-s","started":1}"#;
+    let snapshot = r#"{"stack":["000001-a"],"own_base":true,"created":1}"#;
+    let options =
+        r#"{"name":"x","mapped":["/harness"],"passthrough":true,"durable":false,"policies":[]}"#;
+    let stage = format!(
+        r#"{{"format":1,"boot_id":"b","run":1,"next_layer":3,"own_base":true,"stack":["000001-a"],
+            "steps":{{"s":{step}}},"snapshots":{{"snap":{snapshot}}},"options":{options}}}"#
+    );
+    for json in [false, true] {
+        std::fs::create_dir(rig.state()).unwrap();
+        std::fs::write(rig.state().join("stage.json"), &stage).unwrap();
+        let died = r#"{"reason":"was killed by SIGKILL","at":1,"supervisor":0}"#;
+        std::fs::write(rig.state().join("died"), died).unwrap();
+        let ran = rig.run(match json {
+            true => &["unmount", "--json"],
+            false => &["unmount"],
+        });
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(!rig.state().exists());
+        if json {
+            let said: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+            assert_eq!(said["ended"]["kept_state"], false);
+            assert_eq!(said["ended"]["discarded_steps"][0], "s");
+            assert_eq!(said["ended"]["discarded_snapshots"][0], "snap");
+            assert_eq!(said["ended"]["discarded_layers"][0], "000001-a");
+            assert!(said["applied"].is_null());
+        } else {
+            for part in [
+                ": 1 layer\n",
+                "discarded steps: s\n",
+                "discarded snapshots: snap\n",
+            ] {
+                assert!(ran.out.contains(part), "no {part:?} in {ran:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_left_of_a_stage_is_removed() {
+    let rig = Rig::new();
+    let layer = rig.state().join("layers/000001-a/tree/0");
+    let left = |names: &[&str]| {
+        std::fs::create_dir_all(&layer).unwrap();
+        std::fs::write(layer.join(".netrc"), "a secret").unwrap();
+        for name in names {
+            std::fs::write(rig.state().join(name), "").unwrap();
+        }
+    };
+    // Without the lock of a daemon it may be anybody's.
+    left(&[]);
+    rig.run(&["unmount"]).refused(3, "there is no stage");
+    assert!(layer.exists());
+    left(&["lock", "daemon.log", "daemon.log.1"]);
+    rig.run(&["unmount", "--apply", "out"])
+        .refused(3, "there is no stage");
+    let ran = rig.run(&["unmount"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.contains("removed what was left"), "{ran:?}");
+    assert!(!rig.state().exists());
+    rig.run(&["unmount"]).refused(3, "there is no stage");
+}
+
+#[test]
 fn a_bundle_without_a_daemon_holds_what_there_is() {
     let rig = Rig::new();
     kept(&rig);

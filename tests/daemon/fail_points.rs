@@ -255,8 +255,9 @@ fn goes_on(saved: &Saved<'_>, operation: &Operation, found: &Tree, new: &Tree, a
     assert!(!rig.state().exists(), "{at}");
 }
 
-/// The state was being removed: what is left of it is in nobody's way.
+/// The state was being removed: that is brought to its end.
 fn a_new_stage_works(rig: &Rig, at: &str) {
+    assert!(!rig.state().exists(), "{at}");
     rig.run(&["status"]).refused(3, "there is no stage");
     rig.run(&["mount", "--resume"]).refused(3, "no stage");
     rig.mount();
@@ -431,6 +432,33 @@ fn unmount() {
             &REMOVE,
             &["unmount-before-remove", "unmount-in-remove"],
         )
+    });
+}
+
+/// Nobody is left who could bring a removal to its end.
+#[test]
+fn a_removal_without_a_supervisor() {
+    alone(|rig| {
+        let at = "unmount-in-remove:1:stop";
+        let ws = rig.ws();
+        let mount = rig.start_with(
+            &["mount", "--workspace", ws.to_str().unwrap()],
+            failpoint::VARIABLE,
+            at,
+        );
+        assert_eq!(mount.end().code, 0);
+        fs::write(ws.join("secret"), "s3cr3t").unwrap();
+        rig.ok(&["snapshot", "create", "s"]);
+        let daemon = rig.daemon();
+        let client = rig.start(&["unmount"]);
+        assert!(wait_for_stop_or_end(rig, &client.process()).is_some());
+        daemon.supervisor.signal(Signal::SIGKILL).unwrap();
+        daemon.server.signal(Signal::SIGKILL).unwrap();
+        daemon.wait();
+        assert_eq!(client.end().code, 5);
+        assert!(rig.state().join("layers").exists());
+        rig.ok(&["unmount"]);
+        assert!(!rig.state().exists());
     });
 }
 

@@ -166,6 +166,31 @@ fn an_import_ends_when_it_is_told_to() {
 }
 
 #[test]
+fn an_import_whose_daemon_is_killed_leaves_nothing() {
+    alone(|rig| {
+        let command = importing(rig);
+        let client = command.process();
+        // The server is whose parent is the supervisor, whose parent is the command.
+        let parent = |pid: i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            let fields = stat.rsplit_once(") ").unwrap().1;
+            fields.split(' ').nth(1).unwrap().parse::<i32>().unwrap()
+        };
+        let all = rig.processes();
+        let server = all
+            .iter()
+            .map(|(pid, _)| *pid)
+            .find(|pid| *pid != client.pid && parent(*pid) != client.pid);
+        let server = Process::open(server.unwrap()).unwrap();
+        server.signal(Signal::SIGKILL).unwrap();
+        command
+            .end()
+            .refused(1, "was killed by SIGKILL before its stage was ready");
+        nothing_is_left(rig);
+    });
+}
+
+#[test]
 fn a_failed_import_leaves_no_directories() {
     alone(|rig| {
         let shared = rig.path().join("new/shared");

@@ -117,6 +117,9 @@ fn every_point(operation: &str, seen: &mut BTreeSet<&'static str>) {
                     fakes as std::sync::Arc<crate::rig::Fakes>,
                 );
                 assert!(matches!(gone, Err(Failure::NotFound(_))));
+                let state = dir.path().join("state");
+                harness_fs::daemon::remove_state(&state).unwrap();
+                assert!(!state.exists(), "{at}");
                 continue;
             }
             let rig = Rig::resume(dir.path());

@@ -13,6 +13,8 @@ mod forge;
 mod hostile;
 #[path = "export/layouts.rs"]
 mod layouts;
+#[path = "export/patient.rs"]
+mod patient;
 #[path = "export/round_trip.rs"]
 mod round_trip;
 #[path = "export/secrets.rs"]

@@ -15,7 +15,7 @@ use crate::control::{
     Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, VERSION,
 };
 use crate::error::Error;
-use crate::export::{self, ApplyReport, ExportOptions, target};
+use crate::export::{self, ApplyReport, ExportOptions, Wanted, target};
 use crate::stage::{Failure, Stage};
 use crate::tree::shown::shown;
 
@@ -70,6 +70,20 @@ pub fn refusal(failure: &Failure) -> Reply {
 
 fn being_unmounted() -> Failure {
     Error::new(Errno::ESHUTDOWN, "the stage is being unmounted").into()
+}
+
+/// Whether a client who waits for what may take long still does.
+///
+/// # Errors
+/// `ECANCELED` with one sentence if not.
+fn wanted(connection: &Connection) -> Result<(), Error> {
+    match connection.given_up() {
+        true => Err(Error::new(
+            Errno::ECANCELED,
+            "the command that asked for it is gone",
+        )),
+        false => Ok(()),
+    }
 }
 
 impl Requests {
@@ -225,11 +239,11 @@ impl Requests {
                 let lines = self.stage()?.diff(of.as_deref())?;
                 Ok(Reply::report(render::diff(&lines), &lines))
             }
-            other => self.snapshot(other),
+            other => self.snapshot(other, connection),
         }
     }
 
-    fn snapshot(&self, request: Request) -> Result<Reply, Failure> {
+    fn snapshot(&self, request: Request, connection: &Connection) -> Result<Reply, Failure> {
         let stage = self.stage()?;
         match request {
             Request::SnapshotCreate { name } => {
@@ -248,13 +262,18 @@ impl Requests {
                 let report = stage.snapshot_restore(&name)?;
                 Ok(Reply::report(render::restored(&report), &report))
             }
-            Request::Export(request) => self.export(&stage, request),
-            Request::Apply { dir, all } => self.apply(&stage, &dir, all),
+            Request::Export(request) => self.export(&stage, request, connection),
+            Request::Apply { dir, all } => self.apply(&stage, &dir, all, connection),
             _ => Err(Failure::Usage("no such request".to_owned())),
         }
     }
 
-    fn export(&self, stage: &Stage, request: ExportRequest) -> Result<Reply, Failure> {
+    fn export(
+        &self,
+        stage: &Stage,
+        request: ExportRequest,
+        connection: &Connection,
+    ) -> Result<Reply, Failure> {
         self.outside(&request.to)?;
         let settled =
             |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
@@ -272,24 +291,44 @@ impl Requests {
             with_base: !request.without_base,
             allow_secret: request.allow_secret,
         };
-        let report = export::export(&stack, own_base, &self.mapped, &request.to, options)?;
+        let wanted = || wanted(connection);
+        let report = export::export(
+            &stack,
+            own_base,
+            &self.mapped,
+            &request.to,
+            options,
+            &wanted,
+        )?;
         Ok(Reply::report(render::exported(&report), &report))
     }
 
-    fn apply(&self, stage: &Stage, dir: &Path, all: bool) -> Result<Reply, Failure> {
+    fn apply(
+        &self,
+        stage: &Stage,
+        dir: &Path,
+        all: bool,
+        connection: &Connection,
+    ) -> Result<Reply, Failure> {
         match all {
             true => self.all_outside(dir)?,
             false => self.outside(dir)?,
         }
-        let report = self.applied(stage, dir, all)?;
+        let report = self.applied(stage, dir, all, &|| wanted(connection))?;
         Ok(Reply::report(render::applied(&report), &report))
     }
 
-    fn applied(&self, stage: &Stage, dir: &Path, all: bool) -> Result<ApplyReport, Failure> {
+    fn applied(
+        &self,
+        stage: &Stage,
+        dir: &Path,
+        all: bool,
+        wanted: Wanted<'_>,
+    ) -> Result<ApplyReport, Failure> {
         let stack = stage.current_stack()?;
         Ok(match all {
-            true => export::apply_all(&stack, &self.mapped, dir)?,
-            false => export::apply(&stack, &self.mapped, dir)?,
+            true => export::apply_all(&stack, &self.mapped, dir, wanted)?,
+            false => export::apply(&stack, &self.mapped, dir, wanted)?,
         })
     }
 
@@ -325,7 +364,9 @@ impl Requests {
         if let Some(dir) = apply {
             in_place = self.in_place(dir, all)?;
             if in_place.is_none() {
-                applied = Some(self.applied(&*self.stage()?, dir, all)?);
+                // Who asks for the end of the stage gets it, still there or not.
+                let wanted = &|| Ok(());
+                applied = Some(self.applied(&*self.stage()?, dir, all, wanted)?);
             } else if keep_state {
                 let text = "--keep-state keeps nothing that could be resumed when the tree is \
                             written to where it came from: leave out one of both";

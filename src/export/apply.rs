@@ -15,6 +15,7 @@ use super::LeftOut;
 use super::job::Job;
 use super::place::beneath;
 use super::target::{self, STAGING};
+use super::wanting::Wanted;
 use crate::error::{Context, Result};
 use crate::layer::Stack;
 use crate::sys::at;
@@ -42,12 +43,18 @@ pub struct ApplyReport {
 /// Every new or changed file is written under a temporary name first; only when
 /// all are there do they take their places, one rename each. Processes that
 /// have an old file open keep the old one. What is unchanged is not touched.
+/// `wanted` is asked up to the first rename.
 ///
 /// # Errors
-/// One sentence with the path. Up to the first rename `dir` is as it was, and
-/// what can be seen to fail is seen before; a failure after it leaves some paths
-/// old and some new, none half written.
-pub fn apply(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyReport> {
+/// One sentence with the path, or what `wanted` says. Up to the first rename
+/// `dir` is as it was, and what can be seen to fail is seen before; a failure
+/// after it leaves some paths old and some new, none half written.
+pub fn apply(
+    stack: &Stack,
+    mapped: &[PathBuf],
+    dir: &Path,
+    wanted: Wanted<'_>,
+) -> Result<ApplyReport> {
     let mut report = ApplyReport {
         not_written: mapped.iter().skip(1).cloned().collect(),
         ..ApplyReport::default()
@@ -60,7 +67,7 @@ pub fn apply(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyRepor
         Job::begin(stack, 0, (top, &dir), None, &[], STAGING)
     };
     let job = begin().context(|| format!("apply to {}", dir.display()))?;
-    run(stack, vec![job], &mut report)?;
+    run(stack, vec![job], &mut report, wanted)?;
     Ok(report)
 }
 
@@ -69,7 +76,12 @@ pub fn apply(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyRepor
 ///
 /// # Errors
 /// As [`apply`].
-pub fn apply_all(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyReport> {
+pub fn apply_all(
+    stack: &Stack,
+    mapped: &[PathBuf],
+    dir: &Path,
+    wanted: Wanted<'_>,
+) -> Result<ApplyReport> {
     let mut report = ApplyReport::default();
     let begin = || {
         let dir = target::settle(dir)?;
@@ -91,7 +103,7 @@ pub fn apply_all(stack: &Stack, mapped: &[PathBuf], dir: &Path) -> Result<ApplyR
     };
     let begun: Result<Vec<Job>> = begin();
     let jobs = begun.context(|| format!("apply to {}", dir.display()))?;
-    run(stack, jobs, &mut report)?;
+    run(stack, jobs, &mut report, wanted)?;
     Ok(report)
 }
 
@@ -113,8 +125,14 @@ pub fn holder_of<'a>(
 }
 
 /// Stages all before anything takes its place.
-fn run(stack: &Stack, mut jobs: Vec<Job>, report: &mut ApplyReport) -> Result<()> {
-    let done = stage(stack, &mut jobs).and_then(|()| {
+fn run(
+    stack: &Stack,
+    mut jobs: Vec<Job>,
+    report: &mut ApplyReport,
+    wanted: Wanted<'_>,
+) -> Result<()> {
+    let staged = stage(stack, &mut jobs, wanted).and_then(|()| wanted());
+    let done = staged.and_then(|()| {
         jobs.iter().try_for_each(|job| {
             let done = job.carry_out(report);
             done.context(|| format!("apply to {}", job.target.path().display()))
@@ -133,10 +151,10 @@ fn run(stack: &Stack, mut jobs: Vec<Job>, report: &mut ApplyReport) -> Result<()
 /// Stages jobs, and sees that nothing is in their way.
 ///
 /// # Errors
-/// What it is, with the path.
-pub fn stage(stack: &Stack, jobs: &mut [Job]) -> Result<()> {
+/// What it is, with the path, or what `wanted` says.
+pub fn stage(stack: &Stack, jobs: &mut [Job], wanted: Wanted<'_>) -> Result<()> {
     for job in jobs {
-        job.stage(stack)
+        job.stage(stack, wanted)
             .and_then(|()| job.check())
             .context(|| format!("apply to {}", job.target.path().display()))?;
     }

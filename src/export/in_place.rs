@@ -63,7 +63,7 @@ impl InPlace {
         // So that a death while staging leaves nothing behind in the base.
         in_place.write(false, state_dir)?;
         failpoint::hit("apply-before-stage");
-        let staged = stage(stack, &mut in_place.jobs).and_then(|()| {
+        let staged = stage(stack, &mut in_place.jobs, &|| Ok(())).and_then(|()| {
             // The record must not survive a loss of power that its content does not.
             in_place.jobs.iter().try_for_each(Job::sync)?;
             failpoint::hit("apply-before-plan");

@@ -13,6 +13,7 @@ use super::place::{self, beneath};
 use super::plan::{Plan, Planning};
 use super::raw::RawPath;
 use super::target::{STAGING, is_leftover};
+use super::wanting::Wanted;
 use super::{ApplyReport, LeftOut, obstacles};
 use crate::error::{Context, Error, Result};
 use crate::layer::Stack;
@@ -146,14 +147,14 @@ impl Job {
     /// Writes every new or changed entry, complete, into the staging directory.
     ///
     /// # Errors
-    /// What the layers or the disk report, naming the path.
-    pub fn stage(&mut self, stack: &Stack) -> Result<()> {
+    /// What the layers or the disk report, naming the path, or what `wanted` says.
+    pub fn stage(&mut self, stack: &Stack, wanted: Wanted<'_>) -> Result<()> {
         let (fd, target) = (&self.fd, &mut self.target);
         at::remove_all(fd, &target.staging)?;
         prepare(fd, &target.staging)?;
         let root = PathBuf::from(target.index.to_string());
         let name = target.name.as_deref().map(Path::as_os_str);
-        target.plan = Planning::new(stack, fd, &target.staging).run(&root, name)?;
+        target.plan = Planning::new(stack, fd, &target.staging, wanted).run(&root, name)?;
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use super::layout::{
     BLOBS, Hashing, INDEX, LAYOUT, canonical, describe, hex, new_index, open_file, read_blob,
     read_index, ref_name,
 };
+use super::wanting::{Wanted, Wanting};
 use crate::error::{Context, Error, Result};
 use crate::sys::at;
 use crate::sys::made::Made;
@@ -93,7 +94,7 @@ fn index_of(root: &Path) -> Result<ImageIndex> {
 
 /// A layout being written, or added to. Dropping it takes back what was not
 /// committed.
-pub struct LayoutWriter {
+pub struct LayoutWriter<'a> {
     root: PathBuf,
     index: ImageIndex,
     /// Mode of the files: content of files that only root may read is in them.
@@ -105,21 +106,24 @@ pub struct LayoutWriter {
     /// Blobs in place that no index names yet.
     moved: Vec<PathBuf>,
     serial: u32,
+    wanted: Wanted<'a>,
     // In this order: the lock lies in what was made.
     _lock: Lock,
     made: Made,
 }
 
-impl LayoutWriter {
+impl<'a> LayoutWriter<'a> {
     /// Begins writing to `root`: a new directory, an empty one, or a layout.
     ///
     /// What it makes is for its owner only. In a layout that is there, new files
     /// get the mode of its index: somebody may have decided to share it.
     ///
+    /// `wanted` is asked while what is there is read, and before the commit.
+    ///
     /// # Errors
     /// `ENOTEMPTY` for a directory of something else, `EBUSY` while another
     /// export writes there, or as mkdir(2).
-    pub fn begin(root: &Path) -> Result<LayoutWriter> {
+    pub fn begin(root: &Path, wanted: Wanted<'a>) -> Result<LayoutWriter<'a>> {
         let root = std::path::absolute(root)?;
         loop {
             let mut made = Made::default();
@@ -146,6 +150,7 @@ impl LayoutWriter {
                 checked: BTreeSet::new(),
                 moved: Vec::new(),
                 serial: 0,
+                wanted,
                 _lock: lock,
                 made,
             };
@@ -189,17 +194,21 @@ impl LayoutWriter {
 
     /// Whether the layout has a blob, undamaged: a disk that filled up or lost
     /// its power leaves files of the right size.
-    fn has(&mut self, digest: &str, size: u64) -> bool {
+    fn has(&mut self, digest: &str, size: u64) -> Result<bool> {
         if self.checked.contains(digest) {
-            return true;
+            return Ok(true);
         }
         let Ok((file, there)) = open_file(&self.root, &Path::new(BLOBS).join(digest)) else {
-            return false;
+            return Ok(false);
         };
-        let mut hashing = Hashing::new(file);
+        let mut hashing = Hashing::new(Wanting {
+            inner: file,
+            wanted: self.wanted,
+        });
         let whole = there == size
             && std::io::copy(&mut hashing, &mut std::io::sink()).is_ok()
             && hashing.finish().1 == digest;
+        (self.wanted)()?;
         if whole {
             self.checked.insert(digest.to_owned());
         } else {
@@ -208,7 +217,7 @@ impl LayoutWriter {
                 self.root.display()
             );
         }
-        whole
+        Ok(whole)
     }
 
     /// Keeps a finished blob under its digest; false if the layout has it.
@@ -218,7 +227,7 @@ impl LayoutWriter {
     pub fn keep_blob(&mut self, file: File, path: &Path, digest: &str) -> Result<bool> {
         let context = || path.display().to_string();
         let size = file.metadata().context(context)?.len();
-        if self.staged.contains(digest) || self.has(digest, size) {
+        if self.staged.contains(digest) || self.has(digest, size)? {
             std::fs::remove_file(path).context(context)?;
             return Ok(false);
         }
@@ -247,6 +256,7 @@ impl LayoutWriter {
     /// # Errors
     /// As rename(2) and fsync(2); then the layout shows what it showed.
     pub fn commit(mut self, name: &str, mut manifest: Descriptor) -> Result<()> {
+        (self.wanted)()?;
         let annotation = HashMap::from([(ANNOTATION_REF_NAME.to_owned(), name.to_owned())]);
         manifest.set_annotations(Some(annotation));
         let mut all = self.index.manifests().clone();
@@ -296,7 +306,7 @@ impl LayoutWriter {
     }
 }
 
-impl Drop for LayoutWriter {
+impl Drop for LayoutWriter<'_> {
     fn drop(&mut self) {
         let staging = self.staging();
         for path in self.moved.iter().chain([&staging]) {

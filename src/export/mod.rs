@@ -24,6 +24,7 @@ mod tar;
 pub mod target;
 mod unpack;
 mod untar;
+mod wanting;
 mod writer;
 
 use std::path::PathBuf;
@@ -33,6 +34,7 @@ use serde::Serialize;
 pub use apply::{ApplyReport, apply, apply_all};
 pub use in_place::{InPlace, Unfinished, finish, unfinished};
 pub use reader::{Destination, Imported, import};
+pub use wanting::Wanted;
 pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
 
 /// The annotation with the mapped paths, a JSON array of absolute paths.

@@ -19,6 +19,7 @@ use nix::fcntl::OFlag;
 use serde::{Deserialize, Serialize};
 
 use super::raw::{self, RawPath};
+use super::wanting::Wanted;
 use crate::error::{Context, Error, Result};
 use crate::layer::{Stack, Visit, walk};
 use crate::stage::failpoint;
@@ -86,6 +87,7 @@ pub struct Planning<'a> {
     groups: BTreeMap<Ino, Vec<Name>>,
     /// Which directories on the way down are real ones in the target too.
     real: Vec<(PathBuf, bool)>,
+    wanted: Wanted<'a>,
 }
 
 /// Sets extended attributes; returns those that the disk refuses.
@@ -123,7 +125,7 @@ fn is_null(found: &Found) -> bool {
     found.attr.kind == Kind::CharDevice && found.attr.rdev == 0
 }
 
-fn same_content(one: OwnedFd, other: OwnedFd) -> Result<bool> {
+fn same_content(one: OwnedFd, other: OwnedFd, wanted: Wanted<'_>) -> Result<bool> {
     let (one, other) = (File::from(one), File::from(other));
     let mut buffers = (vec![0; 128 << 10], vec![0; 128 << 10]);
     let fill = |file: &File, buffer: &mut [u8], at: u64| -> Result<usize> {
@@ -138,6 +140,7 @@ fn same_content(one: OwnedFd, other: OwnedFd) -> Result<bool> {
     };
     let mut at = 0;
     loop {
+        wanted()?;
         let got = fill(&one, &mut buffers.0, at)?;
         let others = fill(&other, &mut buffers.1, at)?;
         if buffers.0[..got] != buffers.1[..others] {
@@ -152,8 +155,13 @@ fn same_content(one: OwnedFd, other: OwnedFd) -> Result<bool> {
 
 impl<'a> Planning<'a> {
     /// Plans for the directory `target`, in which the directory `staging` is
-    /// empty, and no part of the tree.
-    pub fn new(stack: &'a Stack, target: &'a OwnedFd, staging: &'a Path) -> Planning<'a> {
+    /// empty, and no part of the tree. `wanted` is asked all the time.
+    pub fn new(
+        stack: &'a Stack,
+        target: &'a OwnedFd,
+        staging: &'a Path,
+        wanted: Wanted<'a>,
+    ) -> Planning<'a> {
         Planning {
             stack,
             target,
@@ -162,6 +170,7 @@ impl<'a> Planning<'a> {
             staged: 0,
             groups: BTreeMap::new(),
             real: Vec::new(),
+            wanted,
         }
     }
 
@@ -174,6 +183,7 @@ impl<'a> Planning<'a> {
         // Where the target is the stack's base, the tree now shows it too.
         let staging = root.join(self.staging);
         walk(self.stack, root, &mut |path, found| {
+            (self.wanted)()?;
             if path == staging {
                 return Ok(Visit::Skip);
             }
@@ -191,6 +201,7 @@ impl<'a> Planning<'a> {
             Ok(Visit::Enter)
         })?;
         for (_, names) in std::mem::take(&mut self.groups) {
+            (self.wanted)()?;
             let first = names[0].path.display().to_string();
             self.group(names).context(|| first)?;
         }
@@ -344,7 +355,8 @@ impl<'a> Planning<'a> {
                 // Builds that pin all times leave files of equal size and time
                 // with other content: only a look inside tells.
                 let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
-                Ok(links && same_content(source, at::open(self.target, &name.path, flags, 0)?)?)
+                let there = at::open(self.target, &name.path, flags, 0)?;
+                Ok(links && same_content(source, there, self.wanted)?)
             }
             Kind::Symlink => {
                 let target = at::readlink(self.target, &name.path)?;
@@ -363,7 +375,7 @@ impl<'a> Planning<'a> {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
                 let file = at::open(target, to, flags, 0o600)?;
                 let source = stack.open(found)?;
-                copy::file(&source, &file, attr.size)?;
+                copy::file_while(&source, &file, attr.size, self.wanted)?;
                 let size = at::fstat(&file)?.attr.size;
                 if size < attr.size && !found.marks.metacopy {
                     let what = "it became shorter while it was read";

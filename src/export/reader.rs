@@ -17,6 +17,7 @@ use super::layout::{Hashing, open_blob, read_blob, read_index, ref_name};
 use super::paths::{Id, Paths};
 use super::unpack::{Mapping, Unpacking};
 use super::untar::TarReader;
+use super::wanting::{Wanted, Wanting};
 use super::{BASE, BASE_INCLUDED, BASE_NONE, MAPPED_PATHS};
 use crate::error::{Context, Error, Result};
 use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, seal};
@@ -44,22 +45,7 @@ pub struct Destination<'a> {
     /// The numbers of the new inodes.
     pub inos: &'a Inos,
     /// Asked all the time; its failure ends the import.
-    pub wanted: &'a dyn Fn() -> Result<()>,
-}
-
-/// Reads on for as long as that is wanted.
-struct Wanting<'a, R> {
-    inner: R,
-    wanted: &'a dyn Fn() -> Result<()>,
-}
-
-impl<R: Read> Read for Wanting<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match (self.wanted)() {
-            Ok(()) => self.inner.read(buffer),
-            Err(error) => Err(std::io::Error::from_raw_os_error(error.errno() as i32)),
-        }
-    }
+    pub wanted: Wanted<'a>,
 }
 
 fn bad(what: impl Into<String>) -> Error {

@@ -19,6 +19,7 @@ use super::guard::Guard;
 use super::layout::{Hashing, describe};
 use super::layout_writer::LayoutWriter;
 use super::tar::TarWriter;
+use super::wanting::{Wanted, Wanting};
 use super::{BASE, BASE_INCLUDED, BASE_NONE, LeftOut, MAPPED_PATHS};
 use crate::error::{Context, Error, Result};
 use crate::layer::Stack;
@@ -94,20 +95,23 @@ pub struct ExportReport {
 /// stage; only that one is left out without `with_base`. A base that came with
 /// an imported image always goes along, since the image is the user's.
 ///
-/// The guard keeps secret files in; they are listed in the report.
+/// The guard keeps secret files in; they are listed in the report. `wanted` is
+/// asked up to the commit.
 ///
 /// # Errors
-/// One sentence with the path; `to` is then as it was before.
+/// One sentence with the path, or what `wanted` says; `to` is then as it was
+/// before.
 pub fn export(
     stack: &Stack,
     own_base: bool,
     mapped: &[PathBuf],
     to: &Path,
     options: ExportOptions,
+    wanted: Wanted<'_>,
 ) -> Result<ExportReport> {
     let write = || {
-        let guard = Guard::survey(stack, mapped, &options.allow_secret)?;
-        let mut layout = LayoutWriter::begin(to)?;
+        let guard = Guard::survey(stack, mapped, &options.allow_secret, wanted)?;
+        let mut layout = LayoutWriter::begin(to, wanted)?;
         let first = usize::from(own_base && !options.with_base);
         let mut findings = Findings::default();
         let mut layers = Vec::new();
@@ -115,7 +119,7 @@ pub fn export(
         for index in first..stack.layers().len() {
             let content = LayerContent::new(stack, index, first, mapped, &guard, &mut findings);
             let id = stack.layer(index).id().to_owned();
-            let written = write_layer(&mut layout, content, &id);
+            let written = write_layer(&mut layout, content, &id, wanted);
             if let Some(layer) = written.context(|| format!("layer {id}"))? {
                 let digest = layer.digest.trim_start_matches("sha256:");
                 descriptors.push(describe(MediaType::ImageLayerZstd, layer.size, digest)?);
@@ -143,19 +147,24 @@ pub fn export(
 /// Writes one layer's blob; `None` for a layer without members. Both digests
 /// are made on the way, nothing is held in memory.
 fn write_layer(
-    layout: &mut LayoutWriter,
+    layout: &mut LayoutWriter<'_>,
     content: LayerContent<'_>,
     id: &str,
+    wanted: Wanted<'_>,
 ) -> Result<Option<ExportedLayer>> {
     let (file, path) = layout.new_blob()?;
     let blob = Hashing::new(BufWriter::with_capacity(1 << 20, file));
     let zstd = zstd::Encoder::new(blob, LEVEL)?;
+    let zstd = Wanting {
+        inner: zstd,
+        wanted,
+    };
     let mut tar = TarWriter::new(Hashing::new(BufWriter::with_capacity(128 << 10, zstd)));
     content.write(&mut tar)?;
     let members = tar.members();
     let (zstd, diff_id, uncompressed) = tar.finish()?.finish();
     let zstd = zstd.into_inner().map_err(|error| error.into_error())?;
-    let (mut blob, digest, size) = zstd.finish()?.finish();
+    let (mut blob, digest, size) = zstd.inner.finish()?.finish();
     blob.flush()?;
     let file = blob.into_inner().map_err(|error| error.into_error())?;
     if members == 0 {
@@ -175,7 +184,7 @@ fn write_layer(
 }
 
 fn write_manifest(
-    layout: &mut LayoutWriter,
+    layout: &mut LayoutWriter<'_>,
     mapped: &[PathBuf],
     included: bool,
     layers: &[ExportedLayer],

@@ -13,6 +13,9 @@ mod ioctl {
     nix::ioctl_write_int!(ficlone, 0x94, 9);
 }
 
+/// How much is copied between two questions whether it is still wanted.
+const ASK_AFTER: u64 = 64 << 20;
+
 /// Makes `to` share all blocks of `from` (`FICLONE`, ioctl_ficlone(2)).
 /// Returns false where the disk cannot do it.
 ///
@@ -129,6 +132,19 @@ pub fn data(file: impl AsFd, at: u64, size: u64) -> Result<(u64, u64)> {
 /// # Errors
 /// As copy_file_range(2), lseek(2), ftruncate(2).
 pub fn file(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
+    file_while(from, to, size, &|| Ok(()))
+}
+
+/// As [`file`], for as long as that is wanted.
+///
+/// # Errors
+/// As [`file`], and what `wanted` says.
+pub fn file_while(
+    from: impl AsFd,
+    to: impl AsFd,
+    size: u64,
+    wanted: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let (from, to) = (from.as_fd(), to.as_fd());
     if size == 0 || reflink(from, to)? {
         return Ok(());
@@ -136,7 +152,9 @@ pub fn file(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
     nix::unistd::ftruncate(to, size.cast_signed())?;
     let mut at = 0_u64;
     while at < size {
+        wanted()?;
         let (start, end) = data(from, at, size)?;
+        let end = end.min(start + ASK_AFTER);
         if start == end || range(from, start, to, start, end - start)? == 0 {
             return Ok(());
         }

@@ -6,6 +6,7 @@ mod apply;
 mod end;
 mod fail_points;
 mod faults;
+mod given_up;
 mod imports;
 mod in_place;
 mod interrupted;

@@ -5,13 +5,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::Arc;
 
-use harness_fs::export::{apply, apply_all};
 use harness_fs::layer::{Base, Inos, Stack};
 use harness_fs::sys::at;
 
 use super::fixture::{
     Dump, Fixture, assert_same, dump_below, inode, mkdir, rich, set_xattr, write,
 };
+use super::patient::{apply, apply_all};
 
 /// What a plain directory holds, as a tree.
 fn plain(dir: &Path) -> Dump {

@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harness_fs::export::{Destination, ExportOptions, apply, export, import};
+use harness_fs::export::{Destination, ExportOptions, import};
 use harness_fs::layer::{Base, Inos, Stack};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::fixture::{Fixture, assert_same, dump, dump_below, mkdir, rich, write};
+use super::patient::{apply, export};
 
 /// A mount that goes away with the test.
 struct Mounted(PathBuf);

@@ -6,10 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use harness_fs::error::{Error, Result};
-use harness_fs::export::{ExportOptions, ExportReport, export};
+use harness_fs::export::{ExportOptions, ExportReport};
 use nix::errno::Errno;
 
 use super::fixture::{Fixture, assert_same, dump, mkdir, rich, write};
+use super::patient::export;
 
 fn export_as(fixture: &Fixture, layout: &Path, name: &str) -> Result<ExportReport> {
     let options = ExportOptions {

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use harness_fs::export::{Destination, ExportOptions, export, import};
+use harness_fs::export::{Destination, ExportOptions, import};
 use harness_fs::layer::Inos;
 use harness_fs::sys::at;
 use harness_fs::tree::Kind;
 
 use super::fixture::{Fixture, assert_same, dump, dump_below, mkdir, rich, set_xattr, write};
+use super::patient::export;
 
 fn options(name: &str) -> ExportOptions {
     ExportOptions {

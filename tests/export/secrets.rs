@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use harness_fs::export::{ExportOptions, ExportReport, export};
+use harness_fs::export::{ExportOptions, ExportReport};
 use harness_fs::layer::copy_up::{self, Extent};
 
 use super::fixture::{Changes, Fixture, mkdir, write};
+use super::patient::export;
 
 /// In every file that is to stay in.
 const SECRET: &str = "hunter2";

@@ -21,6 +21,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Wanted;
 use crate::error::Result;
 use crate::layer::Stack;
 use crate::tree::union::Found;
@@ -75,11 +76,16 @@ impl Guard {
     ///
     /// # Errors
     /// `ENOENT` naming a pattern that no file has; else what the layers report,
-    /// naming the path.
-    pub fn survey(stack: &Stack, mapped: &[PathBuf], allowed: &[String]) -> Result<Guard> {
+    /// naming the path, or what `wanted` says, which is asked all the time.
+    pub fn survey(
+        stack: &Stack,
+        mapped: &[PathBuf],
+        allowed: &[String],
+        wanted: Wanted<'_>,
+    ) -> Result<Guard> {
         let mut survey = Survey::new(mapped, Allowed::new(allowed));
         for index in 0..stack.layers().len() {
-            survey.layer(&stack.below(index + 1), index)?;
+            survey.layer(&stack.below(index + 1), index, wanted)?;
         }
         let Survey {
             allowed,

@@ -7,6 +7,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use super::super::Wanted;
 use super::allowed::Allowed;
 use super::{File, known, secret};
 use crate::error::{Context, Result};
@@ -43,13 +44,14 @@ impl<'a> Survey<'a> {
     }
 
     /// Goes through the uppermost layer of `stack`, which is number `index`.
-    pub fn layer(&mut self, stack: &Stack, index: usize) -> Result<()> {
+    pub fn layer(&mut self, stack: &Stack, index: usize, wanted: Wanted<'_>) -> Result<()> {
         let mut open = vec![Dir {
             path: PathBuf::new(),
             shown: PathBuf::new(),
             united: None,
         }];
         while let Some(dir) = open.pop() {
+            wanted()?;
             let list = || match &dir.united {
                 Some(parts) => {
                     let names = stack.list(parts)?.into_values();

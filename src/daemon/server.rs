@@ -104,15 +104,16 @@ fn unmake(config: &Config, requests: &Requests) {
 
 fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened, Failure> {
     let path = config.state_dir.join(lock::FILE);
-    let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path);
-    drop(file.context(|| path.display().to_string())?);
-    let lock = StateLock::take(&path, &config.state_dir)?;
+    let lock = StateLock::make(&path, &config.state_dir, &|| {
+        let mut options = OpenOptions::new();
+        let file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        file.map(drop).context(|| path.display().to_string())
+    })?;
     if matches!(config.start, super::Start::Resume) {
         over(config)?;
     }

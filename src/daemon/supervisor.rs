@@ -1,6 +1,7 @@
 //! The supervisor: starts the server, passes signals on, and when the server
 //! dies sees to it that nothing hangs and the reason is known.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -44,14 +45,14 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
     let _ = std::env::set_current_dir("/");
     log_file::start(config.log.as_deref());
     limits::lift();
-    let made = !config.state_dir.exists();
-    let lock = match lock(config).and_then(|lock| tidy(config).map(|()| lock)) {
+    let made = Cell::new(false);
+    let lock = match lock(config, &made).and_then(|lock| tidy(config).map(|()| lock)) {
         Ok(lock) => lock,
         Err(error) => {
             // What is in the directory is somebody else's, a log of this would be too.
             let message = error.to_string();
             Ready::No { code: 1, message }.say(&mut ready);
-            if made {
+            if made.get() {
                 let _ = std::fs::remove_dir(&config.state_dir);
             }
             return 1;
@@ -62,6 +63,7 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
     {
         log::warn!("{error}");
     }
+    let made = made.get();
     let code = match run(config, &ready) {
         Ok(End::Clean) => 0,
         Ok(End::NotStarted(code)) => {
@@ -87,17 +89,24 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
     code
 }
 
-/// Makes the state directory, for root only, and takes it.
-fn lock(config: &Config) -> Result<StateLock> {
+/// Makes the state directory, for root only, and takes it; says whether it was
+/// made.
+fn lock(config: &Config, made: &Cell<bool>) -> Result<StateLock> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = &config.state_dir;
-    if let Some(parent) = dir.parent() {
-        std::fs::create_dir_all(parent).context(|| parent.display().to_string())?;
-    }
-    let mut builder = std::fs::DirBuilder::new();
-    let made = builder.recursive(true).mode(0o700).create(dir);
-    made.context(|| dir.display().to_string())?;
-    StateLock::take(dir, dir)
+    StateLock::make(dir, dir, &|| {
+        if dir.is_dir() {
+            return Ok(());
+        }
+        if let Some(parent) = dir.parent() {
+            std::fs::create_dir_all(parent).context(|| parent.display().to_string())?;
+        }
+        let mut builder = std::fs::DirBuilder::new();
+        let created = builder.recursive(true).mode(0o700).create(dir);
+        created.context(|| dir.display().to_string())?;
+        made.set(true);
+        Ok(())
+    })
 }
 
 /// Before a new stage: sweeps what is left of one whose removal was cut off.
@@ -255,11 +264,15 @@ fn finish_removal(config: &Config) {
     if dir.join(STAGE_FILE).exists() {
         return;
     }
-    if let Err(error) = remove_own(dir) {
+    // Not below another server, which may have outlived its supervisor.
+    let swept = StateLock::of_server(dir).and_then(|_server| {
+        remove_own(dir)?;
+        super::forget_files(dir);
+        Ok(())
+    });
+    if let Err(error) = swept {
         log::warn!("{error}");
-        return;
     }
-    super::forget_files(dir);
 }
 
 /// A stage that never was leaves nothing behind, but for a directory that was

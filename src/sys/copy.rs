@@ -135,10 +135,10 @@ pub fn file(from: impl AsFd, to: impl AsFd, size: u64) -> Result<()> {
     file_while(from, to, size, &|| Ok(()))
 }
 
-/// As [`file`], for as long as that is wanted.
+/// As [`file()`], for as long as that is wanted.
 ///
 /// # Errors
-/// As [`file`], and what `wanted` says.
+/// As [`file()`], and what `wanted` says.
 pub fn file_while(
     from: impl AsFd,
     to: impl AsFd,

@@ -150,6 +150,19 @@ fn an_import_ends_with_the_command_that_wants_it() {
 }
 
 #[test]
+fn a_mount_right_after_one_that_was_killed() {
+    alone(|rig| {
+        for _ in 0..5 {
+            // Its daemon is ending, and takes the state directory along.
+            importing(rig).kill();
+            rig.mount();
+            rig.ok(&["unmount"]);
+        }
+        nothing_is_left(rig);
+    });
+}
+
+#[test]
 fn an_import_ends_when_it_is_told_to() {
     alone(|rig| {
         let command = importing(rig);

@@ -15,7 +15,8 @@ use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
 use crate::stage::{Options, PolicyRule, State, bind, mapped};
-use crate::sys::mount;
+use crate::sys::location::lies_in;
+use crate::sys::{mount, mountinfo};
 use crate::tree::shown::shown;
 
 /// Make a stage of the workspace and the shared paths.
@@ -239,7 +240,9 @@ fn without_passthrough() -> bool {
 fn outside(file: &Path, mapped: &[PathBuf]) -> Result<PathBuf, Trouble> {
     let file = absolute(file)?;
     let real = target::settle(&file).unwrap_or_else(|_| file.clone());
-    match mapped.iter().find(|mapped| real.starts_with(mapped)) {
+    let mounts = mountinfo::own()?;
+    let mut mapped = mapped.iter();
+    match mapped.find(|mapped| lies_in(&real, mapped, &mounts)) {
         None => Ok(file),
         Some(mapped) => Err(Trouble::new(
             2,

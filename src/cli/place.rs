@@ -9,6 +9,8 @@ use nix::errno::Errno;
 use super::output::{Trouble, expect_report, note};
 use crate::control::{Client, Patience, Problem, Reply, Request};
 use crate::export::target;
+use crate::sys::location::lies_in;
+use crate::sys::mountinfo::{self, Mount};
 use crate::tree::shown::{path_of, shown};
 
 /// How long `status` waits for a daemon that does not answer.
@@ -201,8 +203,9 @@ impl Place {
             );
             return Err(Trouble::new(2, text));
         }
+        let mounts = mountinfo::own()?;
         for place in &written {
-            if let Some(taken) = self.taken(place, &mapped) {
+            if let Some(taken) = self.taken(place, &mapped, &mounts) {
                 return Err(Trouble::new(
                     2,
                     format!(
@@ -231,12 +234,12 @@ impl Place {
     }
 
     /// What must not be removed, and would be where `place` is made equal to a tree.
-    fn taken(&self, place: &Path, mapped: &[PathBuf]) -> Option<PathBuf> {
-        if place.starts_with(&self.state_dir) {
+    fn taken(&self, place: &Path, mapped: &[PathBuf], mounts: &[Mount]) -> Option<PathBuf> {
+        if lies_in(place, &self.state_dir, mounts) {
             return Some(self.state_dir.clone());
         }
         let mut own = mapped.iter().chain([&self.state_dir]);
-        let taken = own.find(|path| path.starts_with(place) && *path != place);
+        let taken = own.find(|path| *path != place && lies_in(path, place, mounts));
         taken.cloned()
     }
 }

@@ -86,6 +86,7 @@ mod tests {
             at: at.into(),
             kind: kind.into(),
             source: source.into(),
+            ..Mount::default()
         }
     }
 

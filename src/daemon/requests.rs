@@ -17,6 +17,8 @@ use crate::control::{
 use crate::error::Error;
 use crate::export::{self, ApplyReport, ExportOptions, Wanted, target};
 use crate::stage::{Failure, Stage};
+use crate::sys::location::lies_in;
+use crate::sys::mountinfo;
 use crate::tree::shown::shown;
 
 /// How long requests in flight may take once `unmount` was asked for.
@@ -156,14 +158,20 @@ impl Requests {
     /// copy would become part of what is copied.
     fn outside(&self, dir: &Path) -> Result<(), Failure> {
         let real = target::settle(dir).map_err(|error| Failure::Usage(error.to_string()))?;
-        match self.mapped.iter().find(|mapped| real.starts_with(mapped)) {
-            None => Ok(()),
-            Some(mapped) => Err(Failure::Usage(format!(
-                "{} lies inside the mapped path {}: choose a directory outside of the stage",
-                dir.display(),
-                mapped.display()
-            ))),
-        }
+        let mounts = mountinfo::own()?;
+        let mut mapped = self.mapped.iter();
+        let Some(mapped) = mapped.find(|mapped| lies_in(&real, mapped, &mounts)) else {
+            return Ok(());
+        };
+        let how = match real.starts_with(mapped) {
+            true => "",
+            false => ", which a mount shows there too",
+        };
+        Err(Failure::Usage(format!(
+            "{} lies inside the mapped path {}{how}: choose a directory outside of the stage",
+            dir.display(),
+            mapped.display()
+        )))
     }
 
     /// [`Requests::outside`] for each place that `apply --all` writes to.
@@ -277,7 +285,8 @@ impl Requests {
         self.outside(&request.to)?;
         let settled =
             |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
-        if settled(&request.to)?.starts_with(settled(stage.state_dir())?) {
+        let (to, state_dir) = (settled(&request.to)?, settled(stage.state_dir())?);
+        if lies_in(&to, &state_dir, &mountinfo::own()?) {
             return Err(Failure::Usage(format!(
                 "{} lies inside the state directory {}, which goes with the stage: choose another one",
                 shown(&request.to),

@@ -295,6 +295,7 @@ mod tests {
             at: "/harness".into(),
             kind: "fuse.harness-fs".into(),
             source: "harness-fs:ci".into(),
+            ..Mount::default()
         };
         assert_eq!(stage_of(&mount), "'ci'");
         assert_eq!(

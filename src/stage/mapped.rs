@@ -1,8 +1,10 @@
-//! Which paths can be mapped: the rules that need no look at mounts or processes.
+//! Which paths can be mapped: the rules that need no look at what is there.
 
 use std::path::{Component, Path, PathBuf};
 
 use super::Failure;
+use crate::sys::location::lies_in;
+use crate::sys::mountinfo::{self, Mount};
 
 /// Places that belong to the kernel; nothing at or below them can be mapped.
 const RESERVED: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -17,14 +19,16 @@ pub struct Mapped {
 }
 
 /// Checks the workspace and the shared paths against the rules and against
-/// each other and the state directory, following symbolic links.
+/// each other and the state directory, following symbolic links. What one of
+/// them is told by is not its name alone: see [`lies_in`].
 ///
 /// A mapped path that is a symbolic link, or lies behind one, is mapped where
 /// it leads: then both names show the same tree.
 ///
 /// # Errors
-/// [`Failure::Usage`] with one sentence.
+/// [`Failure::Usage`] with one sentence; as read(2) for the list of mounts.
 pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result<Mapped, Failure> {
+    let mounts = mountinfo::own()?;
     let mut mapped = Mapped {
         paths: Vec::new(),
         notes: Vec::new(),
@@ -40,7 +44,7 @@ pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result
                 path.display()
             ));
         }
-        apart(&path, given, &mapped.paths)?;
+        apart(&path, given, &mapped.paths, &mounts)?;
         if mapped.paths.is_empty() && path.exists() && !path.is_dir() {
             return Err(Failure::Usage(format!(
                 "{} cannot be the workspace: it is no directory, and steps run in it",
@@ -51,14 +55,14 @@ pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result
     }
     let state = follow(state_dir)?;
     for path in &mapped.paths {
-        if state.starts_with(path) {
+        if lies_in(&state, path, &mounts) {
             return Err(Failure::Usage(format!(
                 "the state directory {} lies inside the mapped path {}; choose another with --state-dir",
                 state.display(),
                 path.display()
             )));
         }
-        if path.starts_with(&state) {
+        if lies_in(path, &state, &mounts) {
             return Err(Failure::Usage(format!(
                 "the mapped path {} lies inside the state directory {}",
                 path.display(),
@@ -112,16 +116,16 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", path.display())
 }
 
-fn apart(path: &Path, given: &Path, others: &[PathBuf]) -> Result<(), Failure> {
+fn apart(path: &Path, given: &Path, others: &[PathBuf], mounts: &[Mount]) -> Result<(), Failure> {
     for other in others {
-        let relation = if path == other {
-            "is mapped twice".to_owned()
-        } else if path.starts_with(other) {
-            format!("lies inside the mapped path {}", other.display())
-        } else if other.starts_with(path) {
-            format!("contains the mapped path {}", other.display())
-        } else {
-            continue;
+        let inside = lies_in(path, other, mounts);
+        let around = lies_in(other, path, mounts);
+        let relation = match (inside, around) {
+            (true, true) if path == other => "is mapped twice".to_owned(),
+            (true, true) => format!("is the mapped path {} under another name", other.display()),
+            (true, false) => format!("lies inside the mapped path {}", other.display()),
+            (false, true) => format!("contains the mapped path {}", other.display()),
+            (false, false) => continue,
         };
         return Err(Failure::Usage(format!("{} {relation}", quoted(given))));
     }

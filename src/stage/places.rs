@@ -111,6 +111,7 @@ mod tests {
             at: at.into(),
             kind: "ext4".into(),
             source: "disk".into(),
+            ..Mount::default()
         }
     }
 

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod copy;
 pub mod inode;
 pub mod lease;
+pub mod location;
 pub mod made;
 pub mod mount;
 pub mod mountinfo;

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use crate::error::{Context, Result};
 
 /// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mount {
-    /// Its number, while it is there.
+    /// Its number.
     pub id: u64,
+    /// The number of the mount that it is mounted on.
+    pub parent: u64,
     /// `st_dev` of its files as `major:minor`; a FUSE connection has one of its own.
     pub device: String,
-    /// The part of the filesystem that it shows.
+    /// Which directory of the filesystem it shows: `/`, or another with a bind.
     pub root: PathBuf,
     /// Where it is, relative to the process's root.
     pub at: PathBuf,
@@ -49,15 +51,17 @@ pub fn of(process: &str) -> Result<Vec<Mount>> {
     Ok(parse(&bytes))
 }
 
-fn parse(bytes: &[u8]) -> Vec<Mount> {
+/// The mounts that the text of such a file lists.
+pub(super) fn parse(bytes: &[u8]) -> Vec<Mount> {
     bytes.split(|b| *b == b'\n').filter_map(line).collect()
 }
 
 /// `36 35 98:0 /root /at options tag:… - type source superoptions`
 fn line(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|b| *b == b' ');
-    let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let device = String::from_utf8_lossy(fields.nth(1)?).into_owned();
+    let id = number(fields.next()?)?;
+    let parent = number(fields.next()?)?;
+    let device = String::from_utf8_lossy(fields.next()?).into_owned();
     let root = PathBuf::from(unescape(fields.next()?));
     let at = PathBuf::from(unescape(fields.next()?));
     fields.find(|field| *field == b"-")?;
@@ -65,12 +69,17 @@ fn line(line: &[u8]) -> Option<Mount> {
     let source = unescape(fields.next()?);
     Some(Mount {
         id,
+        parent,
         device,
         root,
         at,
         kind,
         source,
     })
+}
+
+fn number(field: &[u8]) -> Option<u64> {
+    std::str::from_utf8(field).ok()?.parse().ok()
 }
 
 /// Space, tab, newline and backslash are written as three octal digits.
@@ -132,12 +141,13 @@ mod tests {
 
     #[test]
     fn lines_are_taken_apart() {
-        let text = b"36 35 0:98 / /mnt/a\\040b rw,noatime master:1 shared:2 - fuse.harness-fs harness-fs:x rw\n\
+        let text = b"36 35 0:98 /d\\040e /mnt/a\\040b rw,noatime master:1 shared:2 - fuse.harness-fs harness-fs:x rw\n\
             1 2 8:1 / / rw - ext4 /dev/root rw\nnonsense\n";
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].at, Path::new("/mnt/a b"));
-        assert_eq!((mounts[0].id, &*mounts[0].root), (36, Path::new("/")));
+        assert_eq!((mounts[0].id, mounts[0].parent), (36, 35));
+        assert_eq!(mounts[0].root, Path::new("/d e"));
         assert_eq!(mounts[0].minor(), Some("98"));
         assert!(is_ours(&mounts[0].kind));
         assert_eq!(mounts[0].source, "harness-fs:x");

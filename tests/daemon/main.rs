@@ -14,6 +14,7 @@ mod isolation;
 mod left_behind;
 mod names;
 mod open_files;
+mod other_names;
 mod refusals;
 mod rig;
 mod silence;

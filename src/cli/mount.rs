@@ -198,6 +198,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
     let options = Options {
         name: place.label.clone(),
         mapped: given.cloned().collect(),
+        single_files: Vec::new(),
         passthrough: !(arguments.no_passthrough || without_passthrough()),
         durable: arguments.durable,
         policies: arguments.policy.clone(),
@@ -208,6 +209,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
     let kept = State::read(&place.state_dir)?.options;
     let wanted = Options {
         mapped: mapped.clone(),
+        single_files: kept.single_files.clone(),
         ..options
     };
     if kept == wanted {

@@ -50,7 +50,7 @@ pub fn start(config: &Config, wanted: &Wanted<'_>) -> Result<Started, Failure> {
             let options = state.options;
             let paths = resolve(&options, dir)?.paths;
             let notes = bind::check(&paths, &config.own_processes)?;
-            let kinds = kinds(dir, &state.stack, paths.len())?;
+            let kinds = kinds(dir, &state.stack, &paths, &options.single_files)?;
             let made = bind::create_missing(&paths, &kinds)?;
             let stage = Stage::resume(dir, sessions(&options, config))?;
             let told = stage.notes().to_vec();
@@ -90,7 +90,7 @@ fn new(
         return Err(Failure::Failed(Error::new(Errno::EEXIST, text)));
     }
     let resolved = resolve(options, dir)?;
-    let options = Options {
+    let mut options = Options {
         mapped: resolved.paths.clone(),
         ..options.clone()
     };
@@ -99,8 +99,16 @@ fn new(
     // Where it was stopped is nobody's business.
     wanted.check()?;
     let imported = imported?;
-    let kinds = kinds(dir, &imported.layers, options.mapped.len())?;
+    let kinds = kinds(
+        dir,
+        &imported.layers,
+        &options.mapped,
+        &imported.single_files,
+    )?;
     let made = bind::create_missing(&options.mapped, &kinds)?;
+    let mut single_files = options.mapped.clone();
+    single_files.retain(|path| path.is_file());
+    options.single_files = single_files;
     let sessions = sessions(&options, config);
     let has_base = imported.has_base;
     let stage = Stage::create(dir, options.clone(), imported.layers, !has_base, sessions)?;
@@ -114,9 +122,14 @@ fn resolve(options: &Options, state_dir: &Path) -> Result<mapped::Mapped, Failur
     }
 }
 
-/// What the mapped paths are in the uppermost layer that has them: `None` where
-/// only the base can tell.
-fn kinds(state_dir: &Path, layers: &[String], paths: usize) -> Result<Vec<Option<Kind>>> {
+/// What the mapped paths are in the uppermost layer that has them, or were when
+/// it was told of them; `None` where only the base can tell.
+fn kinds(
+    state_dir: &Path,
+    layers: &[String],
+    paths: &[PathBuf],
+    single_files: &[PathBuf],
+) -> Result<Vec<Option<Kind>>> {
     let kind = |index: usize| -> Result<Option<Kind>> {
         let root = index.to_string();
         for id in layers.iter().rev() {
@@ -126,9 +139,9 @@ fn kinds(state_dir: &Path, layers: &[String], paths: usize) -> Result<Vec<Option
                 return Ok(Some(root.attr.kind));
             }
         }
-        Ok(None)
+        Ok(single_files.contains(&paths[index]).then_some(Kind::File))
     };
-    (0..paths).map(kind).collect()
+    (0..paths.len()).map(kind).collect()
 }
 
 fn sessions(options: &Options, config: &Config) -> Arc<dyn Sessions> {
@@ -159,6 +172,7 @@ fn mount(stage: Stage, mapped: Vec<PathBuf>, keep: bool, made: Made) -> Result<S
 struct Imports {
     layers: Vec<String>,
     has_base: bool,
+    single_files: Vec<PathBuf>,
 }
 
 /// Brings the layers of layouts into the state directory, one layout above
@@ -172,6 +186,7 @@ fn import(
     let mut imports = Imports {
         layers: Vec::new(),
         has_base: false,
+        single_files: Vec::new(),
     };
     let layers = state_dir.join("layers");
     if !from.is_empty() {
@@ -201,6 +216,7 @@ fn import(
         }
         imports.has_base |= imported.has_base;
         imports.layers.extend(imported.layers);
+        imports.single_files.extend(imported.single_files);
     }
     Ok(imports)
 }

@@ -39,6 +39,10 @@ pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
 
 /// The annotation with the mapped paths, a JSON array of absolute paths.
 pub const MAPPED_PATHS: &str = "io.harness.fs.mapped-paths";
+/// The annotation with those of them that are single files, in the same form: a
+/// file that is withheld is in no layer, and still no directory. Without any
+/// there is none.
+pub const SINGLE_FILES: &str = "io.harness.fs.single-files";
 /// The annotation that says whether the lowest layer is the base.
 pub const BASE: &str = "io.harness.fs.base";
 /// Value of [`BASE`]: the image is complete in itself.

@@ -18,7 +18,7 @@ use super::paths::{Id, Paths};
 use super::unpack::{Mapping, Unpacking};
 use super::untar::TarReader;
 use super::wanting::{Wanted, Wanting};
-use super::{BASE, BASE_INCLUDED, BASE_NONE, MAPPED_PATHS};
+use super::{BASE, BASE_INCLUDED, BASE_NONE, MAPPED_PATHS, SINGLE_FILES};
 use crate::error::{Context, Error, Result};
 use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, seal};
 use crate::sys::at;
@@ -33,6 +33,8 @@ pub struct Imported {
     /// The lowest layer is the new base, and the stage's own has to be left
     /// out of the stack.
     pub has_base: bool,
+    /// The mapped paths that were single files, also those that are withheld.
+    pub single_files: Vec<PathBuf>,
 }
 
 /// Where the layers of an image go, and on what terms.
@@ -105,6 +107,7 @@ struct Image {
     layers: Vec<Descriptor>,
     diff_ids: Vec<String>,
     mapped: Vec<PathBuf>,
+    single_files: Vec<PathBuf>,
     has_base: bool,
 }
 
@@ -137,8 +140,13 @@ impl Image {
         let foreign = "this image was not exported by harness-fs";
         let paths = annotation(MAPPED_PATHS)
             .ok_or_else(|| bad(format!("{foreign}: it has no annotation {MAPPED_PATHS}")))?;
-        let mapped: Vec<PathBuf> = serde_json::from_str(paths)
-            .context(|| format!("the annotation {MAPPED_PATHS} is damaged"))?;
+        let list = |key: &str, text: &str| -> Result<Vec<PathBuf>> {
+            serde_json::from_str(text).context(|| format!("the annotation {key} is damaged"))
+        };
+        let mapped = list(MAPPED_PATHS, paths)?;
+        let single_files = annotation(SINGLE_FILES);
+        let single_files = single_files.map(|files| list(SINGLE_FILES, files));
+        let single_files = single_files.transpose()?.unwrap_or_default();
         let has_base = match annotation(BASE).map(String::as_str) {
             Some(BASE_INCLUDED) => true,
             Some(BASE_NONE) => false,
@@ -166,6 +174,7 @@ impl Image {
             layers,
             diff_ids,
             mapped,
+            single_files,
             has_base,
         })
     }
@@ -256,6 +265,7 @@ impl Import<'_> {
         Ok(Imported {
             layers,
             has_base: self.image.has_base && !absent,
+            single_files: std::mem::take(&mut self.image.single_files),
         })
     }
 

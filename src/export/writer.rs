@@ -4,7 +4,7 @@
 //! lazily readable form would be another writer. Same tree, same digests: no
 //! time and no name of a machine is in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -20,9 +20,10 @@ use super::layout::{Hashing, describe};
 use super::layout_writer::LayoutWriter;
 use super::tar::TarWriter;
 use super::wanting::{Wanted, Wanting};
-use super::{BASE, BASE_INCLUDED, BASE_NONE, LeftOut, MAPPED_PATHS};
+use super::{BASE, BASE_INCLUDED, BASE_NONE, LeftOut, MAPPED_PATHS, SINGLE_FILES};
 use crate::error::{Context, Error, Result};
 use crate::layer::Stack;
+use crate::tree::Kind;
 
 /// The zstd level: the default of zstd(1), and fixed, since the digest hangs on it.
 const LEVEL: i32 = 3;
@@ -127,7 +128,8 @@ pub fn export(
             }
         }
         let included = first == 0;
-        let manifest = write_manifest(&mut layout, mapped, included, &layers, descriptors)?;
+        let annotations = annotations(stack, mapped, included)?;
+        let manifest = write_manifest(&mut layout, annotations, &layers, descriptors)?;
         let report = ExportReport {
             name: options.name.clone(),
             manifest: manifest.digest().to_string(),
@@ -183,10 +185,41 @@ fn write_layer(
     }))
 }
 
-fn write_manifest(
-    layout: &mut LayoutWriter<'_>,
+/// What an import has to know of the image.
+fn annotations(
+    stack: &Stack,
     mapped: &[PathBuf],
     included: bool,
+) -> Result<HashMap<String, String>> {
+    // As the layers: in which order they were given makes no other image.
+    let mut paths = BTreeSet::new();
+    let mut files = BTreeSet::new();
+    for (index, path) in mapped.iter().enumerate() {
+        let Some(text) = path.to_str() else {
+            let text = format!("{path:?}: a mapped path has to be UTF-8 to be exported");
+            return Err(Error::new(Errno::EILSEQ, text));
+        };
+        paths.insert(text);
+        let found = stack.find(Path::new(&index.to_string()));
+        let found = found.context(|| path.display().to_string())?;
+        if found.is_some_and(|found| found.attr.kind == Kind::File) {
+            files.insert(text);
+        }
+    }
+    let base = if included { BASE_INCLUDED } else { BASE_NONE };
+    let mut annotations = HashMap::from([
+        (MAPPED_PATHS.to_owned(), serde_json::to_string(&paths)?),
+        (BASE.to_owned(), base.to_owned()),
+    ]);
+    if !files.is_empty() {
+        annotations.insert(SINGLE_FILES.to_owned(), serde_json::to_string(&files)?);
+    }
+    Ok(annotations)
+}
+
+fn write_manifest(
+    layout: &mut LayoutWriter<'_>,
+    annotations: HashMap<String, String>,
     layers: &[ExportedLayer],
     descriptors: Vec<Descriptor>,
 ) -> Result<Descriptor> {
@@ -199,23 +232,6 @@ fn write_manifest(
         .build()
         .map_err(bad)?;
     let config = layout.json(MediaType::ImageConfig, &config)?;
-    // As the layers: in which order they were given makes no other image.
-    let mut mapped: Vec<&PathBuf> = mapped.iter().collect();
-    mapped.sort();
-    let paths: Vec<String> = mapped
-        .into_iter()
-        .map(|path| {
-            path.clone().into_os_string().into_string().map_err(|path| {
-                let text = format!("{path:?}: a mapped path has to be UTF-8 to be exported");
-                Error::new(Errno::EILSEQ, text)
-            })
-        })
-        .collect::<Result<_>>()?;
-    let base = if included { BASE_INCLUDED } else { BASE_NONE };
-    let annotations = HashMap::from([
-        (MAPPED_PATHS.to_owned(), serde_json::to_string(&paths)?),
-        (BASE.to_owned(), base.to_owned()),
-    ]);
     let manifest = ImageManifestBuilder::default()
         .schema_version(2_u32)
         .media_type(MediaType::ImageManifest)

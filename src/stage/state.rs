@@ -30,6 +30,8 @@ pub struct Options {
     pub name: String,
     /// The mapped paths, absolute; the first is the workspace.
     pub mapped: Vec<PathBuf>,
+    /// Those of them that are single files.
+    pub single_files: Vec<PathBuf>,
     /// Step views may hand file descriptors to the kernel.
     pub passthrough: bool,
     /// Every commit is synced to the disk first.

@@ -269,6 +269,34 @@ fn a_file_that_was_withheld_is_the_stages_own() {
 }
 
 #[test]
+fn a_file_that_was_withheld_is_none_where_there_was_none() {
+    alone(|rig| {
+        let secret = rig.path().join(".netrc");
+        fs::write(&secret, "machine m login l password saved").unwrap();
+        let shared = ["--shared-path", secret.to_str().unwrap()];
+        assert_eq!(mount(rig, &shared).code, 0);
+        export(rig, "layout");
+        let from = [&shared[..], &["--from", "layout"]].concat();
+        fs::remove_file(&secret).unwrap();
+        assert_eq!(mount(rig, &from).code, 0);
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "");
+        rig.ok(&["unmount", "--keep-state"]);
+        // Another container resumes it.
+        fs::remove_file(&secret).unwrap();
+        rig.ok(&["mount", "--resume"]);
+        let script = format!("echo mine > {}", secret.display());
+        assert_eq!(rig.step("login", &[], &script).code, 0);
+        assert_eq!(fs::read_to_string(&secret).unwrap(), "mine\n");
+        rig.ok(&["unmount"]);
+
+        fs::remove_file(&secret).unwrap();
+        fs::create_dir(&secret).unwrap();
+        mount(rig, &from).refused(1, "is a directory, but");
+        assert!(!rig.state().exists());
+    });
+}
+
+#[test]
 fn a_layout_is_for_its_owner_and_not_inside_the_state() {
     alone(|rig| {
         rig.mount();

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use super::secret::Test;
-use super::setting::{DOTENV, EITHER, GIT, INI, PROPERTIES, TOML, YAML, YARN_1};
+use super::setting::{CURL, DOTENV, EITHER, GIT, INI, PROPERTIES, TOML, YAML, YARN_1};
 
 const CREDENTIALS: &str = "holds credentials";
 
@@ -34,6 +34,16 @@ const KNOWN: &[(&str, Test)] = &[
     (".terraformrc", Test::Settings(TOML, &["token"])),
     (".tofurc", Test::Settings(TOML, &["token"])),
     (".config/gh/hosts.yml", Test::Name),
+    (".config/hub", Test::Name),
+    (
+        ".config/glab-cli/config.yml",
+        Test::Settings(YAML, &["token"]),
+    ),
+    (".pulumi/credentials.json", Test::Name),
+    (".databrickscfg", Test::Settings(EITHER, DATABRICKS)),
+    (".curlrc", Test::Settings(CURL, CURL_KEYS)),
+    ("sops/age/keys.txt", Test::Name),
+    (".gnupg/secring.gpg", Test::Name),
     (".azure/accesstokens.json", Test::Name),
     (".azure/msal_token_cache.json", Test::Name),
     ("application_default_credentials.json", Test::Name),
@@ -41,11 +51,16 @@ const KNOWN: &[(&str, Test)] = &[
     ("gcloud/access_tokens.db", Test::Name),
     (".m2/settings-security.xml", Test::Name),
     ("settings.xml", Test::Passwords),
-    (".gradle/gradle.properties", Test::Variables(PROPERTIES)),
+    ("gradle.properties", Test::Variables(PROPERTIES)),
+    (".credentials", Test::Name), // sbt's and Ivy's
+    (".bundle/config", Test::Bundler),
+    ("nuget.config", Test::NuGet),
     (".dockercfg", Test::Name),
     (".docker/config.json", DOCKER),
     (".dockerconfigjson", DOCKER),
     ("containers/auth.json", DOCKER),
+    // `DOCKER_CONFIG` names a directory of any name; Helm has one as well.
+    ("config.json", Test::Registries),
     ("auth.json", Test::Composer),
     (".npmrc", NPM),
     ("etc/npmrc", NPM),
@@ -56,6 +71,8 @@ const KNOWN: &[(&str, Test)] = &[
     ),
     (".pypirc", Test::Settings(EITHER, &["password"])),
     ("pip.conf", Test::Settings(EITHER, &["password"])),
+    ("pip.ini", Test::Settings(EITHER, &["password"])),
+    (".condarc", Test::Settings(YAML, &["password"])),
     (".config/pypoetry/auth.toml", Test::Name),
     (".my.cnf", Test::Settings(INI, &["password"])),
     (".mylogin.cnf", Test::Name),
@@ -66,12 +83,29 @@ const KNOWN: &[(&str, Test)] = &[
     (".envrc", Test::Variables(DOTENV)),
 ];
 
-const DOCKER: Test = Test::Settings(
-    YAML,
-    &["auth", "identitytoken", "registrytoken", "password"],
-);
+const DOCKER: Test = Test::Settings(YAML, DOCKER_KEYS);
+/// Of a registry in Docker's configuration.
+pub(super) const DOCKER_KEYS: &[&str] = &["auth", "identitytoken", "registrytoken", "password"];
 const NPM_KEYS: &[&str] = &["_authtoken", "_password", "_auth", "_secret"];
 const NPM: Test = Test::Settings(INI, NPM_KEYS);
+const DATABRICKS: &[&str] = &["token", "password", "client_secret", "azure_client_secret"];
+/// Options with and without their dashes, and headers.
+const CURL_KEYS: &[&str] = &[
+    "-u",
+    "user",
+    "--user",
+    "proxy-user",
+    "--proxy-user",
+    "pass",
+    "--pass",
+    "proxy-pass",
+    "--proxy-pass",
+    "oauth2-bearer",
+    "--oauth2-bearer",
+    "authorization",
+    "private-token",
+    "cookie",
+];
 const AWS: &[&str] = &["aws_secret_access_key", "aws_session_token"];
 const KUBERNETES: &[&str] = &[
     "token",
@@ -102,7 +136,7 @@ const SSH_KEYS: &[&[u8]] = &[
     b"id_xmss",
 ];
 
-/// Endings of `.env.*` files that are there to be published, or are programs.
+/// Kinds of `.env.*` and `*.env` files that are there to be published, or are programs.
 const NO_ENV: &[&[u8]] = &[
     b"example",
     b"sample",
@@ -148,7 +182,11 @@ pub(super) fn suspect(path: &Path) -> Option<(&'static Test, &'static str)> {
     if below("/private-keys-v1.d/") {
         return Some((&Test::Name, "is a private key"));
     }
-    if let Some(kind) = name.strip_prefix(b".env.") {
+    if name.starts_with(b"settings-") && name.ends_with(b".xml") {
+        return Some((&Test::Passwords, CREDENTIALS));
+    }
+    let kind = name.strip_prefix(b".env.");
+    if let Some(kind) = kind.or_else(|| name.strip_suffix(b".env")) {
         let last = kind.rsplit(|byte| *byte == b'.').next()?;
         let test = &Test::Variables(DOTENV);
         return (!NO_ENV.contains(&last)).then_some((test, "sets secret variables"));
@@ -174,7 +212,7 @@ fn key(name: &[u8], in_ssh: bool) -> Option<(&'static Test, &'static str)> {
     }
     let at = name.iter().rposition(|byte| *byte == b'.')?;
     match &name[at + 1..] {
-        b"pem" | b"key" | b"ppk" | b"p8" | b"pk8" | b"der" => {
+        b"pem" | b"key" | b"ppk" | b"p8" | b"pk8" | b"der" | b"asc" => {
             Some((&Test::PrivateKey, "holds a private key"))
         }
         b"p12" | b"pfx" | b"jks" | b"jceks" | b"keystore" => Some((&Test::Name, "is a key store")),

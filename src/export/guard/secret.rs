@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 
 use memchr::memmem::{find, find_iter};
 
-use super::setting::{PROPERTIES, Syntax, is_only_references};
+use super::known::DOCKER_KEYS;
+use super::setting::{PROPERTIES, Syntax, YAML, is_only_references};
 use crate::error::Result;
 
 /// What makes a file of a known name a secret. None is empty.
@@ -21,6 +22,13 @@ pub(super) enum Test {
     Variables(Syntax),
     /// A password in a Maven `settings.xml`.
     Passwords,
+    /// A password or an API key in a `NuGet.Config`.
+    NuGet,
+    /// A login in Bundler's configuration.
+    Bundler,
+    /// A login in Docker's configuration, or what [`Test::CloudAccount`] finds:
+    /// many programs have a `config.json`.
+    Registries,
     /// A value below one of the keys of Composer's `auth.json`.
     Composer,
     /// A key of a Google service account, or a user's token.
@@ -49,6 +57,7 @@ pub(super) fn holds(
     match test {
         Test::Name => return Ok(true),
         Test::CloudAccount if !CLOUD_ACCOUNT.contains(&size) => return Ok(false),
+        Test::Registries if size > LOOK => return Ok(false),
         Test::PrivateKey => return is_key(std::fs::File::from(open()?)),
         _ if size > LOOK => return Ok(true),
         _ => {}
@@ -59,13 +68,19 @@ pub(super) fn holds(
         .read_to_end(&mut bytes)?;
     // UTF-16, as PowerShell writes it, or no text at all: in doubt it stays in.
     if bytes.contains(&0) {
-        return Ok(!matches!(test, Test::CloudAccount));
+        return Ok(!matches!(test, Test::CloudAccount | Test::Registries));
     }
     Ok(match test {
         Test::Name | Test::PrivateKey => true,
         Test::Settings(syntax, keys) => syntax.sets(&bytes, keys) || has_key(&bytes),
         Test::Variables(syntax) => syntax.sets_secret_variable(&bytes) || has_key(&bytes),
         Test::Passwords => has_password(&bytes),
+        Test::NuGet => has_nuget_login(&bytes),
+        Test::Bundler => YAML.sets_bundler_login(&bytes),
+        Test::Registries => {
+            let registries = find(&bytes, b"\"auths\"").is_some();
+            (registries && YAML.sets(&bytes, DOCKER_KEYS)) || is_cloud_account(&bytes)
+        }
         Test::Composer => has_composer_token(&bytes),
         Test::CloudAccount => is_cloud_account(&bytes),
     })
@@ -138,20 +153,58 @@ fn sequence(bytes: &[u8]) -> Option<&[u8]> {
 /// Elements of Maven's `settings.xml`, outside of comments: Maven itself comes
 /// with one that shows a password in a comment.
 fn has_password(bytes: &[u8]) -> bool {
-    let mut text = Vec::new();
-    let mut rest = bytes;
-    while let Some(at) = find(rest, b"<!--") {
-        text.extend_from_slice(&rest[..at]);
-        let end = find(&rest[at..], b"-->").map(|end| at + end + 3);
-        rest = end.map_or(&[], |end| &rest[end..]);
-    }
-    text.extend_from_slice(rest);
+    let text = without_comments(bytes);
     // A server's headers may carry a token.
     let headers = find(&text, b"<httpHeaders").is_some();
     element(&text, b"<password")
         || element(&text, b"<passphrase")
         || (headers && element(&text, b"<value"))
         || PROPERTIES.has_url_with_password(&text)
+}
+
+fn without_comments(xml: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    let mut rest = xml;
+    while let Some(at) = find(rest, b"<!--") {
+        text.extend_from_slice(&rest[..at]);
+        let end = find(&rest[at..], b"-->").map(|end| at + end + 3);
+        rest = end.map_or(&[], |end| &rest[end..]);
+    }
+    text.extend_from_slice(rest);
+    text
+}
+
+/// `<add key="ClearTextPassword" value="…"/>`, or such an element in `<apikeys>`.
+/// `%NAME%` is a reference (the reference of nuget.config).
+fn has_nuget_login(bytes: &[u8]) -> bool {
+    let text = without_comments(bytes).to_ascii_lowercase();
+    let api_keys = find(&text, b"<apikeys").map(|start| {
+        let end = find(&text[start..], b"</apikeys").map_or(text.len(), |end| start + end);
+        start..end
+    });
+    find_iter(&text, b"<add").any(|at| {
+        let tag = &text[at..];
+        let tag = &tag[..tag.iter().position(|b| *b == b'>').unwrap_or(tag.len())];
+        let is_secret = matches!(
+            attribute(tag, b"key"),
+            Some(b"cleartextpassword" | b"password")
+        ) || api_keys.as_ref().is_some_and(|range| range.contains(&at));
+        let value = attribute(tag, b"value").unwrap_or_default();
+        let reference = value.len() > 2 && value.starts_with(b"%") && value.ends_with(b"%");
+        is_secret && !value.is_empty() && !reference
+    }) || PROPERTIES.has_url_with_password(&text)
+}
+
+/// An attribute of a tag.
+fn attribute<'a>(tag: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    find_iter(tag, name).find_map(|at| {
+        let before = tag[..at].last().is_some_and(u8::is_ascii_whitespace);
+        let rest = tag[at + name.len()..].trim_ascii_start();
+        let rest = rest.strip_prefix(b"=").filter(|_| before)?;
+        let (quote, value) = rest.trim_ascii_start().split_first()?;
+        let end = value.iter().position(|byte| byte == quote)?;
+        Some(&value[..end])
+    })
 }
 
 /// Whether an element has a value that is not `${env.NAME}`.

@@ -40,6 +40,8 @@ pub(super) const PROPERTIES: Syntax = Syntax {
 };
 /// The `.yarnrc` of yarn 1.
 pub(super) const YARN_1: Syntax = PROPERTIES;
+/// curl's (curl(1), `--config`).
+pub(super) const CURL: Syntax = PROPERTIES;
 /// YAML, and JSON, which is YAML.
 pub(super) const YAML: Syntax = Syntax {
     separators: b":",
@@ -88,9 +90,27 @@ impl Syntax {
             };
             !is_comment(text)
                 && speaks_of_secret(&text[..end])
-                && self
-                    .value(&text[end..])
-                    .is_some_and(|value| self.is_secret(value, line, &[]))
+                && self.value(&text[end..]).is_some_and(|value| {
+                    self.is_secret(value, line, &[]) && !is_measure(&text[..end], value)
+                })
+        }) || self.has_url_with_password(bytes)
+    }
+
+    /// Whether Bundler's configuration, YAML, has the login of a host, which is
+    /// the key: `BUNDLE_GEM__FURY__IO` is gem.fury.io (bundle-config(1)).
+    pub fn sets_bundler_login(self, bytes: &[u8]) -> bool {
+        const NO_HOSTS: [&[u8]; 4] = [b"MIRROR__", b"BUILD__", b"LOCAL__", b"PLUGINS__"];
+        bytes.split(|byte| *byte == b'\n').any(|line| {
+            let Some(key) = line.strip_prefix(b"BUNDLE_") else {
+                return false;
+            };
+            let end = key.iter().position(|byte| self.separators.contains(byte));
+            let (key, rest) = key.split_at(end.unwrap_or(key.len()));
+            let dots = find_iter(key, "__").count();
+            // `bundle gem` asks once, and keeps the answers as `BUNDLE_GEM__TEST`.
+            let is_answer = key.starts_with(b"GEM__") && dots == 1;
+            let is_host = !is_answer && !NO_HOSTS.iter().any(|other| key.starts_with(other));
+            dots > 0 && is_host && self.value(rest).is_some_and(|value| self.is_literal(value))
         }) || self.has_url_with_password(bytes)
     }
 
@@ -196,9 +216,8 @@ fn is_comment(line: &[u8]) -> bool {
 
 /// Whether a variable's name says that its value is secret.
 fn speaks_of_secret(key: &[u8]) -> bool {
-    const WORDS: [&str; 10] = [
+    const WORDS: [&str; 9] = [
         "SECRET",
-        "TOKEN",
         "PASSWORD",
         "PASSWD",
         "PASSPHRASE",
@@ -209,11 +228,29 @@ fn speaks_of_secret(key: &[u8]) -> bool {
         "CREDENTIAL",
     ];
     let key = key.to_ascii_uppercase();
+    let count = |word: &str| find_iter(&key, word.as_bytes()).count();
     let mut parts = key.split(|byte| !byte.is_ascii_alphanumeric());
-    WORDS
-        .iter()
-        .any(|word| find_iter(&key, word.as_bytes()).next().is_some())
+    // The tokens of a tokenizer are words.
+    count("TOKEN") > count("TOKENIZ")
+        || WORDS.iter().any(|word| count(word) > 0)
         || parts.any(|part| part == b"PASS")
+}
+
+/// Whether a variable tells how long or how many, `PASSWORD_MIN_LENGTH=8` or
+/// `TOKEN_TTL=15m`, and nothing secret.
+fn is_measure(key: &[u8], value: &[u8]) -> bool {
+    const LAST: [&str; 16] = [
+        "LENGTH", "LEN", "SIZE", "MIN", "MAX", "COUNT", "LIMIT", "ROUNDS", "TTL", "AGE", "TIMEOUT",
+        "LIFETIME", "DAYS", "HOURS", "MINUTES", "SECONDS",
+    ];
+    let key = key.to_ascii_uppercase();
+    let last = key.rsplit(|byte| !byte.is_ascii_alphanumeric()).next();
+    let value = value.trim_ascii();
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
+    let (number, unit) = value.split_at(digits.count());
+    last.is_some_and(|last| LAST.iter().any(|word| word.as_bytes() == last))
+        && (1..=7).contains(&number.len())
+        && (unit.is_empty() || matches!(unit, [b's' | b'm' | b'h' | b'd']))
 }
 
 /// Whether a text is references and nothing else, and not nothing.

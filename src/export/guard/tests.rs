@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::{known, secret};
 
+mod clients;
 mod settings;
 
 fn withheld(path: &[u8], content: &[u8]) -> bool {
@@ -95,6 +96,25 @@ fn keys() {
             "nobody can tell a fixture from a key",
         ),
         ("/h/tls.key", PKCS1, IN, "a key"),
+        (
+            "/h/private.asc",
+            "-----BEGIN PGP PRIVATE KEY BLOCK-----\n",
+            IN,
+            "OpenPGP's",
+        ),
+        (
+            "/h/a.tar.gz.asc",
+            "-----BEGIN PGP SIGNATURE-----\n",
+            OUT,
+            "a signature",
+        ),
+        ("/root/.gnupg/secring.gpg", "x", IN, "GnuPG's, once"),
+        (
+            "/root/.config/sops/age/keys.txt",
+            "AGE-SECRET-KEY-1X\n",
+            IN,
+            "age's",
+        ),
         ("/h/i18n.key", "hello", OUT, "no key"),
         (
             "/h/putty.ppk",
@@ -216,6 +236,17 @@ fn environments() {
         ("/h/.env.production", "API_KEY=x\n", IN, "a stage's"),
         ("/h/.env.production.local", "API_KEY=x\n", IN, "a stage's"),
         ("/h/.ENV", "API_KEY=x\n", IN, "case"),
+        ("/h/prod.env", "DB_PASSWORD=x\n", IN, "a stage's"),
+        ("/h/docker.env", "PORT=80\n", OUT, "no secret"),
+        ("/h/example.env", "DB_PASSWORD=x\n", OUT, "an example"),
+        ("/h/app.sample.env", "DB_PASSWORD=x\n", OUT, "an example"),
+        ("/h/.env", "TOKENIZER_PATH=/x\n", OUT, "another word"),
+        ("/h/.env", "TOKENIZER_TOKEN=x\n", IN, "both words"),
+        ("/h/.env", "PASSWORD_MIN_LENGTH=8\n", OUT, "how long"),
+        ("/h/.env", "TOKEN_EXPIRE_MINUTES=30\n", OUT, "how long"),
+        ("/h/.env", "TOKEN_TTL=15m\n", OUT, "how long"),
+        ("/h/.env", "TOKEN_MAX=x12\n", IN, "no number"),
+        ("/h/.env", "PASSWORD=12345678\n", IN, "a number"),
         ("/h/.env.example", "DB_PASSWORD=x\n", OUT, "an example"),
         ("/h/.env.sample", "DB_PASSWORD=x\n", OUT, "an example"),
         ("/h/.env.test.example", "DB_PASSWORD=x\n", OUT, "an example"),

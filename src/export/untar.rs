@@ -276,12 +276,11 @@ impl<R: Read> TarReader<R> {
         if !matches!(what, What::File(_)) && size > 0 {
             return Err(bad(format!("{shown}: content where no file is")));
         }
-        let id = |given: Option<u32>, field: std::io::Result<u64>, name: &str| match given {
-            Some(id) => Ok(id),
-            None => field
-                .ok()
-                .and_then(|id| u32::try_from(id).ok())
-                .ok_or_else(|| bad(format!("{shown}: a bad {name}"))),
+        let id = |given: Option<u32>, field: std::io::Result<u64>, name: &str| {
+            let id = given.or_else(|| u32::try_from(field.ok()?).ok());
+            // -1 is nobody, and leaves an owner as it is (chown(2)).
+            id.filter(|id| *id != u32::MAX)
+                .ok_or_else(|| bad(format!("{shown}: a bad {name}")))
         };
         let uid = id(extended.uid, header.uid(), "uid")?;
         let gid = id(extended.gid, header.gid(), "gid")?;
@@ -389,6 +388,23 @@ mod tests {
             assert_eq!(content, expected);
         }
         assert_eq!(reader.next_member().expect("end"), None);
+    }
+
+    #[test]
+    fn nobody_is_no_owner() {
+        let nobody = |uid, gid| Member {
+            uid,
+            gid,
+            ..Member::plain(b"a".to_vec(), What::Dir, 0o755)
+        };
+        for (member, part) in [(nobody(u32::MAX, 0), "uid"), (nobody(0, u32::MAX), "gid")] {
+            let mut writer = TarWriter::new(Vec::new());
+            writer.append(&member, None).expect("append");
+            let bytes = writer.finish().expect("finish");
+            let error = TarReader::new(bytes.as_slice()).next_member();
+            let error = error.expect_err(part).to_string();
+            assert!(error.contains(&format!("a bad {part}")), "{error}");
+        }
     }
 
     #[test]

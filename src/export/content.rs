@@ -231,6 +231,11 @@ impl<'a> LayerContent<'a> {
                     whiteouts.push(name);
                 }
             } else {
+                if found.attr.kind == Kind::CharDevice && found.attr.rdev == 0 {
+                    let why =
+                        "by other tools than mount --from: they take a device 0:0 for a deletion";
+                    self.leave_out(&path, why);
+                }
                 entries.push((path, found, source, opaque));
             }
         }

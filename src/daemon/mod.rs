@@ -122,14 +122,20 @@ pub fn remove_state(state_dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What the daemon itself keeps in a state directory, if it is there.
+fn own_files(state_dir: &Path) -> Vec<PathBuf> {
+    // With what a death in the middle of a write has left.
+    let names = [SOCKET, lock::FILE, DIED, "died.new", "stage.new"];
+    let mut files = log_file::files(&state_dir.join(LOG));
+    files.extend(names.map(|name| state_dir.join(name)));
+    files.retain(|file| file.symlink_metadata().is_ok());
+    files
+}
+
 /// Removes what the daemon itself keeps in a state directory, and the directory
 /// if nothing else is in it: another's file, or a volume, stays.
 fn forget_files(state_dir: &Path) {
-    // With what a death in the middle of a write has left.
-    for name in [SOCKET, lock::FILE, DIED, "died.new", "stage.new"] {
-        let _ = std::fs::remove_file(state_dir.join(name));
-    }
-    for file in log_file::files(&state_dir.join(LOG)) {
+    for file in own_files(state_dir) {
         let _ = std::fs::remove_file(file);
     }
     let _ = std::fs::remove_dir(state_dir);

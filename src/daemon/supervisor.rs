@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,14 +46,14 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
     let _ = std::env::set_current_dir("/");
     log_file::start(config.log.as_deref());
     limits::lift();
-    let made = Cell::new(false);
-    let lock = match lock(config, &made).and_then(|lock| tidy(config).map(|()| lock)) {
+    let before = Before::of(&config.state_dir);
+    let lock = match lock(config, &before.made).and_then(|lock| tidy(config).map(|()| lock)) {
         Ok(lock) => lock,
         Err(error) => {
             // What is in the directory is somebody else's, a log of this would be too.
             let message = error.to_string();
             Ready::No { code: 1, message }.say(&mut ready);
-            if made.get() {
+            if before.made.get() {
                 let _ = std::fs::remove_dir(&config.state_dir);
             }
             return 1;
@@ -63,11 +64,10 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
     {
         log::warn!("{error}");
     }
-    let made = made.get();
     let code = match run(config, &ready) {
         Ok(End::Clean) => 0,
         Ok(End::NotStarted(code)) => {
-            forget_failed_start(config, made);
+            forget_failed_start(config, &before);
             code
         }
         Ok(End::Died(reason)) => {
@@ -81,7 +81,7 @@ pub fn supervise(config: &Config, mut ready: File) -> u8 {
             log::error!("{error}");
             let message = error.to_string();
             Ready::No { code: 1, message }.say(&mut ready);
-            forget_failed_start(config, made);
+            forget_failed_start(config, &before);
             1
         }
     };
@@ -275,9 +275,24 @@ fn finish_removal(config: &Config) {
     }
 }
 
-/// A stage that never was leaves nothing behind, but for a directory that was
-/// there before.
-fn forget_failed_start(config: &Config, made: bool) {
+/// What was there before a start, and what was made for it.
+struct Before {
+    /// Whether the directory was made for this start.
+    made: Cell<bool>,
+    files: Vec<PathBuf>,
+}
+
+impl Before {
+    fn of(state_dir: &Path) -> Before {
+        Before {
+            made: Cell::new(false),
+            files: super::own_files(state_dir),
+        }
+    }
+}
+
+/// A stage that never was leaves nothing behind, but for what was there before.
+fn forget_failed_start(config: &Config, before: &Before) {
     let dir = &config.state_dir;
     if matches!(config.start, Start::Resume) || dir.join(STAGE_FILE).exists() {
         return;
@@ -285,7 +300,12 @@ fn forget_failed_start(config: &Config, made: bool) {
     if let Err(error) = remove_own(dir) {
         log::warn!("{error}");
     }
-    if made {
-        super::forget_files(dir);
+    for file in super::own_files(dir) {
+        if !before.files.contains(&file) {
+            let _ = std::fs::remove_file(file);
+        }
+    }
+    if before.made.get() {
+        let _ = std::fs::remove_dir(dir);
     }
 }

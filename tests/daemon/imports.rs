@@ -217,6 +217,20 @@ fn a_failed_import_leaves_no_directories() {
 }
 
 #[test]
+fn a_failed_import_leaves_a_directory_as_it_was() {
+    alone(|rig| {
+        fs::create_dir_all(rig.state().join("lost+found")).unwrap();
+        mount(rig, &["--from", "no-such"]).refused(1, "--from ");
+        let left = fs::read_dir(rig.state()).unwrap().map(|name| name.unwrap());
+        let left: Vec<_> = left.map(|name| name.file_name()).collect();
+        assert_eq!(left, ["lost+found"]);
+        fs::remove_dir(rig.state().join("lost+found")).unwrap();
+        mount(rig, &["--from", "no-such"]).refused(1, "--from ");
+        assert_eq!(fs::read_dir(rig.state()).unwrap().count(), 0);
+    });
+}
+
+#[test]
 fn a_single_file_comes_back_where_there_was_none() {
     alone(|rig| {
         let conf = rig.path().join("etc/conf.ini");

@@ -5,9 +5,9 @@
 //! have is gone. The guard has no say here, since nothing leaves the machine.
 
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use serde::Serialize;
 
@@ -19,6 +19,7 @@ use super::wanting::Wanted;
 use crate::error::{Context, Result};
 use crate::layer::Stack;
 use crate::sys::at;
+use crate::sys::made::Made;
 
 /// What an apply did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -59,15 +60,17 @@ pub fn apply(
         not_written: mapped.iter().skip(1).cloned().collect(),
         ..ApplyReport::default()
     };
-    let begin = || {
+    let mut made = Made::default();
+    let mut begin = || {
         let dir = target::settle(dir)?;
         target::check(&dir)?;
-        make_missing(&dir)?;
+        made.dir(&dir, 0o755, 0o755)?;
         let top = at::open_dir(AT_FDCWD, &dir)?;
         Job::begin(stack, 0, (top, &dir), None, &[], STAGING)
     };
     let job = begin().context(|| format!("apply to {}", dir.display()))?;
     run(stack, vec![job], &mut report, wanted)?;
+    made.keep();
     Ok(report)
 }
 
@@ -83,9 +86,10 @@ pub fn apply_all(
     wanted: Wanted<'_>,
 ) -> Result<ApplyReport> {
     let mut report = ApplyReport::default();
-    let begin = || {
+    let mut made = Made::default();
+    let mut begin = || {
         let dir = target::settle(dir)?;
-        make_missing(&dir)?;
+        made.dir(&dir, 0o755, 0o755)?;
         let top = at::open_dir(AT_FDCWD, &dir)?;
         let mut jobs = Vec::new();
         for (index, path) in mapped.iter().enumerate() {
@@ -94,7 +98,7 @@ pub fn apply_all(
                 continue;
             };
             let inner = holder.strip_prefix("/").unwrap_or(holder);
-            let top = make_dirs(&top, inner).context(context)?;
+            let top = make_dirs(&top, &dir, inner, &mut made).context(context)?;
             let whole = dir.join(inner);
             let job = Job::begin(stack, index, (top, &whole), name, &jobs, STAGING);
             jobs.push(job.context(context)?);
@@ -104,6 +108,7 @@ pub fn apply_all(
     let begun: Result<Vec<Job>> = begin();
     let jobs = begun.context(|| format!("apply to {}", dir.display()))?;
     run(stack, jobs, &mut report, wanted)?;
+    made.keep();
     Ok(report)
 }
 
@@ -161,19 +166,19 @@ pub fn stage(stack: &Stack, jobs: &mut [Job], wanted: Wanted<'_>) -> Result<()> 
     Ok(())
 }
 
-/// The daemon has no umask, and a directory that is no part of the tree has no
-/// mode to keep.
-fn make_missing(dir: &Path) -> Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    Ok(builder.recursive(true).mode(0o755).create(dir)?)
-}
-
-/// Makes the directories of a path, as far as they are missing.
-fn make_dirs(top: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+/// Makes the directories of a path below `top`, which is at `at`, as far as they
+/// are missing.
+fn make_dirs(top: &OwnedFd, at: &Path, path: &Path, made: &mut Made) -> Result<OwnedFd> {
     let mut dir = beneath(top, Path::new(""), OFlag::O_RDONLY)?;
+    let mut whole = at.to_path_buf();
     for component in path.components() {
         let name = Path::new(component.as_os_str());
-        at::mkdir_if_missing(&dir, name, 0o755)?;
+        whole.push(name);
+        match at::mkdir(&dir, name, 0o755) {
+            Ok(()) => made.add(&whole),
+            Err(error) if error.errno() == Errno::EEXIST => {}
+            Err(error) => return Err(error),
+        }
         dir = beneath(&dir, name, OFlag::O_RDONLY).context(|| {
             let path = path.display();
             format!("a directory above {path} is none, or a symbolic link")

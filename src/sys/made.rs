@@ -78,6 +78,11 @@ impl Made {
         make().context(|| format!("create {}", path.display()))
     }
 
+    /// Adds a directory that has just been made, through a descriptor.
+    pub fn add(&mut self, path: &Path) {
+        self.dirs.push(path.to_path_buf());
+    }
+
     /// It was not in vain: what was made stays.
     pub fn keep(mut self) {
         self.dirs.clear();

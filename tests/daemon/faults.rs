@@ -36,6 +36,29 @@ fn a_full_disk_in_a_step() {
 }
 
 #[test]
+fn a_full_disk_for_an_apply() {
+    alone(|rig| {
+        let small = rig.path().join("small");
+        fs::create_dir(&small).unwrap();
+        let at = small.to_str().unwrap();
+        tool("mount", &["-t", "tmpfs", "-o", "size=1m", "none", at]);
+        rig.mount();
+        assert_eq!(
+            rig.step("s", &[], "head -c 2000000 /dev/zero > zeros").code,
+            0
+        );
+        for arguments in [
+            &["apply", "small/new/out"][..],
+            &["apply", "--all", "small/new"],
+        ] {
+            rig.run(arguments).refused(1, "No space left");
+            assert_eq!(fs::read_dir(&small).unwrap().count(), 0, "{arguments:?}");
+        }
+        rig.ok(&["unmount"]);
+    });
+}
+
+#[test]
 fn a_full_disk_at_the_merge() {
     alone(|rig| {
         small_disk(rig);

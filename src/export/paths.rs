@@ -2,7 +2,7 @@
 //! layout may hold a long path in every member.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
 /// A path that is known to a [`Paths`].
@@ -23,21 +23,35 @@ impl Paths {
 
     /// The number of a path, if it has one.
     pub fn find(&self, path: &Path) -> Option<Id> {
-        path.components().try_fold(Paths::NONE, |dir, name| {
-            let key = (dir, name.as_os_str().to_owned());
-            self.known.get(&key).copied()
-        })
+        let mut names = path.components();
+        names.try_fold(Paths::NONE, |dir, name| self.find_in(dir, name.as_os_str()))
+    }
+
+    /// The number of a name in a directory, if it has one.
+    pub fn find_in(&self, dir: Id, name: &OsStr) -> Option<Id> {
+        self.known.get(&(dir, name.to_owned())).copied()
     }
 
     /// The number of a path; it gets one if it has none.
     pub fn number(&mut self, path: &Path) -> Id {
-        path.components().fold(Paths::NONE, |dir, name| {
-            let key = (dir, name.as_os_str().to_owned());
-            *self.known.entry(key).or_insert_with_key(|key| {
-                self.all.push(key.clone());
-                self.all.len() - 1
-            })
+        let names = path.components();
+        names.fold(Paths::NONE, |dir, name| {
+            self.number_in(dir, name.as_os_str())
         })
+    }
+
+    /// The number of a name in a directory; it gets one if it has none.
+    pub fn number_in(&mut self, dir: Id, name: &OsStr) -> Id {
+        let key = (dir, name.to_owned());
+        *self.known.entry(key).or_insert_with_key(|key| {
+            self.all.push(key.clone());
+            self.all.len() - 1
+        })
+    }
+
+    /// The directory of a path with a number, and its name there.
+    pub fn entry(&self, id: Id) -> Option<(Id, &OsStr)> {
+        self.all.get(id).map(|(dir, name)| (*dir, name.as_os_str()))
     }
 
     /// The path with a number.
@@ -66,5 +80,9 @@ mod tests {
             assert_eq!(paths.path(id), Path::new(path));
         }
         assert_eq!(paths.find(Path::new("b/a")), None);
+        assert_eq!(paths.find_in(numbers[1], OsStr::new("b")), Some(numbers[0]));
+        assert_eq!(paths.number_in(numbers[1], OsStr::new("b")), numbers[0]);
+        assert_eq!(paths.entry(numbers[0]), Some((numbers[1], OsStr::new("b"))));
+        assert_eq!(paths.entry(Paths::NONE), None);
     }
 }

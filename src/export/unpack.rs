@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,9 @@ use crate::tree::{Ino, Kind, Time, marker};
 /// What every new entry of a directory gets, unless that is taken from it again.
 const INHERITED: &str = "system.posix_acl_default";
 
+/// How a directory is held on to.
+const DIR: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY);
+
 /// A directory that the archive has made.
 struct Dir {
     ino: Ino,
@@ -36,6 +40,40 @@ struct Dir {
     mtime: Time,
     /// It has a default ACL (acl(5)).
     passes_on: bool,
+}
+
+/// The directory that the last member went to. The next one often goes there
+/// too, or below, and looking a long path up anew for each takes its time.
+struct Here {
+    path: PathBuf,
+    id: Id,
+    dir: OwnedFd,
+}
+
+impl Here {
+    fn root(open: &OpenLayer) -> Result<Here> {
+        Ok(Here {
+            path: PathBuf::new(),
+            id: Paths::NONE,
+            dir: at::open(open, Path::new(TREE), DIR, 0)?,
+        })
+    }
+
+    /// What of a path, the directory itself or one below it, follows here.
+    fn rest<'b>(&self, path: &'b Path) -> Option<&'b Path> {
+        if self.path.as_os_str().is_empty() {
+            return Some(path);
+        }
+        // By bytes: both are in their shortest form, and may be long.
+        let all = path.as_os_str().as_bytes();
+        let rest = all.strip_prefix(self.path.as_os_str().as_bytes())?;
+        let rest = match rest {
+            [] => rest,
+            [b'/', rest @ ..] => rest,
+            _ => return None,
+        };
+        Some(Path::new(OsStr::from_bytes(rest)))
+    }
 }
 
 /// Which mapped path of the image is which of the stage, longest first.
@@ -51,6 +89,7 @@ pub struct Unpacking<'a> {
     dirs: HashMap<Id, Dir>,
     /// Names of inodes with several.
     names: HashMap<Id, Ino>,
+    here: Option<Here>,
 }
 
 fn refuse(why: impl Into<Cow<'static, str>>) -> Error {
@@ -80,6 +119,7 @@ impl<'a> Unpacking<'a> {
             paths,
             dirs: HashMap::new(),
             names: HashMap::new(),
+            here: None,
         }
     }
 
@@ -92,17 +132,65 @@ impl<'a> Unpacking<'a> {
         while let Some(member) = tar.next_member()? {
             self.member(tar, &member).context(|| member.shown())?;
         }
-        for (id, dir) in &self.dirs {
-            let path = self.paths.path(*id);
-            let time = SetTime::To(dir.mtime);
-            at::utimens(self.open, &Path::new(TREE).join(&path), time, time)
-                .context(|| path.display().to_string())?;
-        }
+        self.set_times()?;
         Ok(self.names)
     }
 
-    fn dir(&self, path: &Path) -> Option<&Dir> {
-        self.dirs.get(&self.paths.find(path)?)
+    /// Goes to a directory that the archive has made, or to the layer's root;
+    /// `None` if it has made no such directory.
+    fn enter(&mut self, path: &Path) -> Result<Option<Id>> {
+        let last = self.here.take();
+        let last = last.and_then(|here| here.rest(path).map(|rest| (rest, here)));
+        let (rest, here) = match last {
+            Some(last) => last,
+            None => (path, Here::root(self.open)?),
+        };
+        let mut id = here.id;
+        for name in rest {
+            match self.paths.find_in(id, name) {
+                Some(inner) if self.dirs.contains_key(&inner) => id = inner,
+                _ => return Ok(None),
+            }
+        }
+        let dir = match rest.as_os_str().is_empty() {
+            true => here.dir,
+            false => at::open(&here.dir, rest, DIR, 0)?,
+        };
+        let path = path.to_path_buf();
+        self.here = Some(Here { path, id, dir });
+        Ok(Some(id))
+    }
+
+    /// Gives the directories their times, from the innermost outwards. Each is one
+    /// step from the one before: looking all of a long path up takes its time.
+    fn set_times(&self) -> Result<()> {
+        let mut inner: HashMap<Id, Vec<Id>> = HashMap::new();
+        for id in self.dirs.keys() {
+            if let Some((dir, _)) = self.paths.entry(*id) {
+                inner.entry(dir).or_default().push(*id);
+            }
+        }
+        let name = |id| {
+            let entry = self.paths.entry(id);
+            Path::new(entry.map_or(OsStr::new(""), |(_, name)| name))
+        };
+        let mut here = Here::root(self.open)?.dir;
+        let mut open = vec![(Paths::NONE, inner.remove(&Paths::NONE).unwrap_or_default())];
+        while let Some((id, left)) = open.last_mut() {
+            if let Some(next) = left.pop() {
+                here = at::open(&here, name(next), DIR, 0)?;
+                open.push((next, inner.remove(&next).unwrap_or_default()));
+                continue;
+            }
+            if let Some(dir) = self.dirs.get(id) {
+                here = at::open(&here, Path::new(".."), DIR, 0)?;
+                let time = SetTime::To(dir.mtime);
+                at::utimens(&here, name(*id), time, time)
+                    .context(|| self.paths.path(*id).display().to_string())?;
+            }
+            open.pop();
+        }
+        Ok(())
     }
 
     /// Where a name of the archive belongs.
@@ -149,12 +237,11 @@ impl<'a> Unpacking<'a> {
         let name = path.file_name().unwrap_or_default().as_bytes();
         let parent = path.parent().unwrap_or(Path::new(""));
         let is_root = parent.as_os_str().is_empty();
-        let dir = self.dir(parent);
-        if !is_root && dir.is_none() {
+        let Some(dir) = self.enter(parent)? else {
             let why = "it comes before its directory, or lies in what is none";
             return Err(refuse(why));
-        }
-        let inherits = dir.is_some_and(|dir| dir.passes_on);
+        };
+        let inherits = self.dirs.get(&dir).is_some_and(|dir| dir.passes_on);
         if let Some(deleted) = name.strip_prefix(WHITEOUT) {
             if is_root {
                 return Err(refuse("a mapped path cannot be deleted"));
@@ -177,7 +264,8 @@ impl<'a> Unpacking<'a> {
             if dir.components().count() < 2 {
                 return Err(refuse("a mapped path cannot be opaque"));
             }
-            let Some(Dir { ino, .. }) = self.dir(dir) else {
+            let here = self.here.as_ref().map(|here| here.id);
+            let Some(Dir { ino, .. }) = here.and_then(|id| self.dirs.get(&id)) else {
                 return Err(refuse("a marker outside of all directories"));
             };
             let path = Path::new(TREE).join(dir);
@@ -203,7 +291,6 @@ impl<'a> Unpacking<'a> {
         place: &Path,
         inherits: bool,
     ) -> Result<()> {
-        let path = Path::new(TREE).join(place);
         let twice = |error: Error| match error.errno() {
             Errno::EEXIST => refuse("the archive has this name twice"),
             _ => error,
@@ -214,62 +301,64 @@ impl<'a> Unpacking<'a> {
             };
             return self.link(&target, place).map_err(twice);
         }
+        let Some(here) = &self.here else {
+            return Err(refuse("it lies in no directory"));
+        };
+        let (dir, name) = (&here.dir, place.file_name().unwrap_or_default());
+        let path = Path::new(name);
         let ino = self.inos.allocate();
-        let number = |marked| set_ino(self.open, &path, ino, marked);
+        let number = |marked| set_ino(dir, path, ino, marked);
         match &member.what {
             What::File(size) => {
                 let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY;
-                let file = at::open(self.open, &path, flags, 0o600).map_err(twice)?;
+                let file = at::open(dir, path, flags, 0o600).map_err(twice)?;
                 write_content(tar, file.into(), *size)?;
                 number(false)?;
             }
             What::Symlink(target) => {
                 let target = OsStr::from_bytes(target);
-                at::symlink(target, self.open, &path).map_err(twice)?;
+                at::symlink(target, dir, path).map_err(twice)?;
                 number(false)?;
             }
             What::Dir => {
-                at::mkdir(self.open, &path, 0o700).map_err(twice)?;
+                at::mkdir(dir, path, 0o700).map_err(twice)?;
                 number(false)?;
                 let dir = Dir {
                     ino,
                     mtime: member.mtime,
                     passes_on: member.xattrs.contains_key(OsStr::new(INHERITED)),
                 };
-                self.dirs.insert(self.paths.number(place), dir);
+                self.dirs.insert(self.paths.number_in(here.id, name), dir);
             }
-            What::Fifo => make_node(self.open, &path, Kind::Fifo, 0, ino).map_err(twice)?,
+            What::Fifo => self.node(place, Kind::Fifo, 0, ino).map_err(twice)?,
             What::CharDevice(rdev) => {
                 // A user's own 0:0 becomes a marked file, which O_EXCL guards;
                 // xattrs that are set on it later leave the mark alone.
-                make_node(self.open, &path, Kind::CharDevice, *rdev, ino).map_err(twice)?;
+                self.node(place, Kind::CharDevice, *rdev, ino)
+                    .map_err(twice)?;
             }
             What::BlockDevice(rdev) => {
-                make_node(self.open, &path, Kind::BlockDevice, *rdev, ino).map_err(twice)?;
+                self.node(place, Kind::BlockDevice, *rdev, ino)
+                    .map_err(twice)?;
             }
             What::HardLink(_) => {}
         }
         if inherits && !matches!(member.what, What::Symlink(_)) {
-            self.disinherit(&path)?;
+            disinherit(dir, path)?;
         }
-        self.dress(member, &path)
+        dress(member, dir, path)
     }
 
-    /// Takes away the ACLs that an entry got because of where it was made.
-    fn disinherit(&self, path: &Path) -> Result<()> {
-        for name in [INHERITED, "system.posix_acl_access"] {
-            match xattr::remove(self.open, path, name) {
-                Err(error) if matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => {}
-                other => other.context(|| format!("attribute {name}"))?,
-            }
-        }
-        Ok(())
+    fn node(&self, place: &Path, kind: Kind, rdev: u64, ino: Ino) -> Result<()> {
+        make_node(self.open, &Path::new(TREE).join(place), kind, rdev, ino)
     }
 
     fn link(&mut self, target: &Path, place: &Path) -> Result<()> {
         let bad = |why: &'static str| Err(refuse(why));
         let parent = target.parent().unwrap_or(Path::new(""));
-        if !parent.as_os_str().is_empty() && self.dir(parent).is_none() {
+        let dir = self.paths.find(parent);
+        let made = dir.is_some_and(|dir| self.dirs.contains_key(&dir));
+        if !parent.as_os_str().is_empty() && !made {
             return bad("a hard link to what is not in the archive before it");
         }
         let ino = match self.open.entry(target)? {
@@ -284,32 +373,49 @@ impl<'a> Unpacking<'a> {
         }
         Ok(())
     }
+}
 
-    /// Owner, mode, attributes, time; in this order, since a change of owner
-    /// clears the set-id bits and the capabilities.
-    fn dress(&self, member: &Member, path: &Path) -> Result<()> {
-        at::chown(self.open, path, Some(member.uid), Some(member.gid))?;
-        if !matches!(member.what, What::Symlink(_)) {
-            at::chmod(self.open, path, member.perm)?;
+/// Takes away the ACLs that an entry got because of where it was made.
+fn disinherit(dir: &OwnedFd, path: &Path) -> Result<()> {
+    for name in [INHERITED, "system.posix_acl_access"] {
+        match xattr::remove(dir, path, name) {
+            Err(error) if matches!(error.errno(), Errno::ENODATA | Errno::EOPNOTSUPP) => {}
+            other => other.context(|| format!("attribute {name}"))?,
         }
-        for (name, value) in &member.xattrs {
-            self.attribute(member, path, name, value)?;
-        }
-        let time = SetTime::To(member.mtime);
-        at::utimens(self.open, path, time, time)
     }
+    Ok(())
+}
 
-    fn attribute(&self, member: &Member, path: &Path, name: &OsString, value: &[u8]) -> Result<()> {
-        if name == "security.selinux" {
-            return Ok(());
+/// Owner, mode, attributes, time; in this order, since a change of owner
+/// clears the set-id bits and the capabilities.
+fn dress(member: &Member, dir: &OwnedFd, path: &Path) -> Result<()> {
+    at::chown(dir, path, Some(member.uid), Some(member.gid))?;
+    if !matches!(member.what, What::Symlink(_)) {
+        at::chmod(dir, path, member.perm)?;
+    }
+    for (name, value) in &member.xattrs {
+        attribute(member, dir, path, name, value)?;
+    }
+    let time = SetTime::To(member.mtime);
+    at::utimens(dir, path, time, time)
+}
+
+fn attribute(
+    member: &Member,
+    dir: &OwnedFd,
+    path: &Path,
+    name: &OsString,
+    value: &[u8],
+) -> Result<()> {
+    if name == "security.selinux" {
+        return Ok(());
+    }
+    match xattr::set(dir, path, name, value, 0) {
+        Err(error) if error.errno() == Errno::EOPNOTSUPP => {
+            log::warn!("{}: {name:?} cannot be kept on this disk", member.shown());
+            Ok(())
         }
-        match xattr::set(self.open, path, name, value, 0) {
-            Err(error) if error.errno() == Errno::EOPNOTSUPP => {
-                log::warn!("{}: {name:?} cannot be kept on this disk", member.shown());
-                Ok(())
-            }
-            other => other.context(|| format!("attribute {name:?}")),
-        }
+        other => other.context(|| format!("attribute {name:?}")),
     }
 }
 

@@ -209,6 +209,33 @@ fn hostile_archives_are_refused() {
 }
 
 #[test]
+fn members_come_in_any_order_after_their_directories() {
+    let tmp = tempfile::tempdir().expect("temporary directory");
+    let tar = start()
+        .dir("harness/a")
+        .dir("harness/a/b")
+        .dir("harness/ab")
+        .file("harness/a/b/deep")
+        .file("harness/ab/beside")
+        .dir("harness/a/b/c")
+        .file("harness/last")
+        .file("harness/a/b/c/deeper")
+        .file("harness/a/up");
+    layout(&tmp.path().join("in"), &tar.end(), &Spoil::default());
+    run(tmp.path()).expect("import");
+    let tree = tmp.path().join("layers/000001-import/tree/0");
+    for file in ["a/b/deep", "ab/beside", "last", "a/b/c/deeper", "a/up"] {
+        let content = std::fs::read(tree.join(file)).expect(file);
+        assert_eq!(content, b"content", "{file}");
+    }
+    for dir in ["", "a", "a/b", "a/b/c", "ab"] {
+        let time = std::fs::metadata(tree.join(dir)).expect(dir).modified();
+        let after = time.expect("time").duration_since(std::time::UNIX_EPOCH);
+        assert_eq!(after.expect("after").as_secs(), 1, "{dir}");
+    }
+}
+
+#[test]
 fn a_refusal_names_the_member_once() {
     for (tar, text) in [
         (

@@ -111,6 +111,9 @@ pub fn restored(report: &RestoreReport) -> String {
             report.stranded.join(", ")
         );
     }
+    for note in &report.notes {
+        line!(text, "{note}");
+    }
     text
 }
 

@@ -300,10 +300,9 @@ impl Session for FuseSession {
     }
 
     fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()> {
-        for change in &changes {
-            tell(&self.notifier, change)?;
-        }
-        Ok(())
+        // All of them, whatever becomes of one.
+        let told = changes.iter().map(|change| tell(&self.notifier, change));
+        told.fold(Ok(()), Result::and)
     }
 
     fn collect_mapped(&self) -> Result<()> {

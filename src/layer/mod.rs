@@ -27,7 +27,9 @@ pub use held::{part_from_writers, replace_by_copy};
 pub use ino::Inos;
 pub use manifest::Manifest;
 pub use open::{LinkState, OpenLayer, TREE};
-pub use seal::{SealedLayer, finish_seal, read_open, seal, sweep_sealed};
+pub use seal::{
+    SealedLayer, finish_seal, read_open, seal, seal_unswept, sweep_or_leave, sweep_sealed,
+};
 pub use stack::Stack;
 pub use walk::{Visit, walk};
 

@@ -97,6 +97,15 @@ impl OpenLayer {
         &self.path
     }
 
+    /// Whether it still lies there, and was not moved.
+    pub fn is_in_place(&self) -> bool {
+        let here = at::stat(nix::fcntl::AT_FDCWD, &self.path);
+        match (here, at::fstat(&self.dir)) {
+            (Ok(here), Ok(own)) => (here.dev, here.ino) == (own.dev, own.ino),
+            _ => false,
+        }
+    }
+
     /// The descriptor that paths of this layer are relative to.
     pub fn dir(&self) -> &OwnedFd {
         &self.dir

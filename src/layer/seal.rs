@@ -265,8 +265,26 @@ const SCRATCH: [&str; 4] = ["index", "orphans", "work", "links"];
 ///
 /// # Errors
 /// What the disk reports; then the open layer is still where it was, and can be
-/// written on, unless the disk fails to remove what is no longer needed.
+/// written on.
 pub fn seal(
+    open: &OpenLayer,
+    stack: &Stack,
+    layers: &Path,
+    id: &str,
+    step: &str,
+    now: u64,
+) -> Result<Manifest> {
+    let manifest = seal_unswept(open, stack, layers, id, step, now)?;
+    sweep_or_leave(open, &layers.join(id));
+    Ok(manifest)
+}
+
+/// [`seal`] that a rename undoes: what only an open layer needs is still there.
+/// The caller sees to [`sweep_or_leave`] when nothing can fail any more.
+///
+/// # Errors
+/// As [`seal`].
+pub fn seal_unswept(
     open: &OpenLayer,
     stack: &Stack,
     layers: &Path,
@@ -306,17 +324,31 @@ pub fn finish_seal(path: &Path, layers: &Path, id: &str) -> Result<bool> {
         Err(error) => return Err(error),
     }
     move_sealed(path, layers, id)?;
+    sweep_sealed(&layers.join(id))?;
     Ok(true)
 }
 
-/// The end of sealing. Until the layer is in its place it can be written on, so
-/// what only an open layer needs is removed after that.
+/// The point of no return: until the layer is in its place it can be written on,
+/// so what only an open layer needs is removed after that, and if that fails the
+/// layer is sealed all the same.
 fn move_sealed(path: &Path, layers: &Path, id: &str) -> Result<()> {
     let target = layers.join(id);
     let here = nix::fcntl::AT_FDCWD;
     at::rename(here, path, here, &target, RenameFlags::RENAME_NOREPLACE)
-        .context(|| target.display().to_string())?;
-    sweep_sealed(&target)
+        .context(|| target.display().to_string())
+}
+
+/// [`sweep_sealed`] of the layer that `open` has become. It is sealed whether that
+/// works or not; what is left takes room until the next start.
+pub fn sweep_or_leave(open: &OpenLayer, layer: &Path) {
+    // A name in `index/` would count as one that the file has. This takes no
+    // descriptor, which may be what there is none of.
+    for (ino, _) in open.link_states() {
+        let _ = at::unlink(open, &OpenLayer::index_path(ino));
+    }
+    if let Err(error) = sweep_sealed(layer) {
+        log::warn!("what the layer no longer needs is still there: {error}");
+    }
 }
 
 /// Removes what only an open layer needs from a sealed one. To be repeated for a

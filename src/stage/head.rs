@@ -7,7 +7,7 @@ use super::names::STAGE_VIEW;
 use super::state::now;
 use super::{Failure, Stage, failpoint};
 use crate::error::{Context, Result};
-use crate::layer::{OpenLayer, Stack, seal};
+use crate::layer::{OpenLayer, Stack, seal_unswept, sweep_or_leave};
 use crate::sys::at;
 
 impl Stage {
@@ -91,7 +91,8 @@ impl Stage {
         };
         record.write(&self.dir)?;
         failpoint::hit("seal-head-before-seal");
-        if let Err(error) = seal(open, stack, &self.layers_dir(), &id, "head", now()) {
+        let layers = self.layers_dir();
+        if let Err(error) = seal_unswept(open, stack, &layers, &id, "head", now()) {
             forget_seal(open, &self.dir, &id);
             return Err(error);
         }
@@ -104,35 +105,38 @@ impl Stage {
         let taken = match taken() {
             Ok(taken) => taken,
             Err(error) => {
-                self.undo_seal(&path, &id);
+                if let Err(second) = undo_seal(&layers.join(&id), &path, &next) {
+                    // The journal still says that the layer is the head's content.
+                    log::error!("{}: {second}", path.display());
+                }
                 forget_seal(open, &self.dir, &id);
                 return Err(error);
             }
         };
+        sweep_or_leave(open, &layers.join(&id));
         failpoint::hit("seal-head-after-open");
         self.pending.lock().push(id.clone());
         self.state.lock().stack.push(id);
         Ok(taken)
     }
-
-    /// Puts a sealed head back, for a view that goes on writing into it.
-    fn undo_seal(&self, path: &Path, id: &str) {
-        let _ = at::remove_all(nix::fcntl::AT_FDCWD, path);
-        if let Err(error) = std::fs::rename(self.layers_dir().join(id), path) {
-            // The journal still says that the layer is the head's content.
-            log::error!("{}: {error}", path.display());
-            return;
-        }
-        for name in ["index", "orphans", "work"] {
-            if let Err(error) = std::fs::create_dir_all(path.join(name)) {
-                log::error!("{}: {error}", path.display());
-            }
-        }
-    }
 }
 
-/// Takes back the announcement of a seal that did not happen.
+/// Puts a sealed head back, for a view that goes on writing into it. Renames do:
+/// who comes here may have no descriptor left to do more with.
+fn undo_seal(layer: &Path, path: &Path, next: &Path) -> std::io::Result<()> {
+    match std::fs::rename(path, next) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    std::fs::rename(layer, path)
+}
+
+/// Takes back the announcement of a seal that did not happen. If it did, as far
+/// as the layer's place goes, the announcement is all that tells whose it is.
 pub(super) fn forget_seal(open: &OpenLayer, state_dir: &Path, id: &str) {
+    if !open.is_in_place() {
+        return;
+    }
     let _ = at::unlink(open, Path::new("layer.json"));
     Record::remove(state_dir, id);
 }

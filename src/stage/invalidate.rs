@@ -61,10 +61,21 @@ pub(super) fn invalidations(
 }
 
 impl Stage {
-    /// Tells the kernel what changed in the stage view. Called after the swap,
-    /// no lock of the view held. The tree is right already; a failure here can
-    /// only leave something stale in the kernel, and is told.
-    pub(super) fn tell_kernel(&self, old: &Stack, new: &Stack) -> Result<()> {
+    /// Tells the kernel what changed in the stage view. Called after the commit
+    /// and the swap, no lock of the view held. The tree is right already, so the
+    /// operation has not failed where this does; it can leave something stale in
+    /// the kernel. Returns what the user should know then.
+    pub(super) fn tell_kernel(&self, old: &Stack, new: &Stack) -> Option<String> {
+        let error = self.tell(old, new).err()?;
+        let note = format!(
+            "the kernel could not be told of all that changed ({error}): the mapped paths may go on \
+             to show what was there before, until `unmount --keep-state` and `mount --resume`"
+        );
+        log::error!("{note}");
+        Some(note)
+    }
+
+    fn tell(&self, old: &Stack, new: &Stack) -> Result<()> {
         let running = self.running.lock().get(STAGE_VIEW).cloned();
         let Some(session) = running.and_then(|running| running.session.clone()) else {
             return Ok(());

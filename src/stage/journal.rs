@@ -70,6 +70,7 @@ impl Record {
     /// As write(2) and rename(2).
     pub fn write(&self, state_dir: &Path) -> Result<()> {
         replace_file(&Self::path(state_dir, &self.id), &serde_json::to_vec(self)?)
+            .inspect_err(|_| Self::remove(state_dir, &self.id))
     }
 
     /// Removes the record of a layer. One that stays is harmless.

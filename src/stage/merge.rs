@@ -89,7 +89,7 @@ impl Stage {
         for step in steps {
             policies.push(self.policies(on_conflict(step))?);
             if known_step(&self.state.lock(), step)?.state == Phase::Open {
-                notes.extend(self.seal_as(step, Phase::Sealed, None)?.notes);
+                notes.extend(self.seal_as(step, Phase::Sealed, None)?);
             }
         }
         self.seal_dirty_head()?;
@@ -139,7 +139,7 @@ impl Stage {
         }
         failpoint::hit("merge-before-invalidate");
         if let Some((old, new)) = stacks {
-            self.tell_kernel(&old, &new)?;
+            notes.extend(self.tell_kernel(&old, &new));
         }
         prepared.report.notes.extend(notes);
         Ok(prepared.report)

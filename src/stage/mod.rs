@@ -309,7 +309,14 @@ impl Stage {
     fn sweep_layers(&self) {
         let state = self.state.lock().clone();
         self.layers.lock().retain(|id, _| state.refers_to(id));
-        if let Err(error) = recover::sweep_layers(&self.dir, &state) {
+        let sweep = || -> Result<()> {
+            for path in recover::layers_by_need(&self.dir, &state)?.1 {
+                let removed = at::remove_all(nix::fcntl::AT_FDCWD, &path);
+                removed.context(|| path.display().to_string())?;
+            }
+            Ok(())
+        };
+        if let Err(error) = sweep() {
             log::warn!("{error}");
         }
     }

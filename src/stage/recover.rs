@@ -3,7 +3,7 @@
 //! `stage.json` says what the stage is. The journal adds whose content a layer
 //! is that was sealed and not yet committed. Everything else is swept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
@@ -229,21 +229,36 @@ pub(super) fn remove_view(path: &Path) {
     }
 }
 
-/// Removes everything in `layers/` that the state does not name.
+/// What is in `layers/`: first what the state names, then the rest.
 ///
 /// # Errors
-/// What the disk reports.
-pub(super) fn sweep_layers(dir: &Path, state: &State) -> Result<()> {
-    let layers = dir.join(LAYERS);
-    for entry in std::fs::read_dir(&layers)? {
+/// As readdir(3).
+pub(super) fn layers_by_need(dir: &Path, state: &State) -> Result<(Vec<PathBuf>, Vec<PathBuf>)> {
+    let (mut named, mut others) = (Vec::new(), Vec::new());
+    for entry in std::fs::read_dir(dir.join(LAYERS))? {
         let entry = entry?;
-        let named = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|id| state.refers_to(id));
-        if !named {
-            let path = entry.path();
-            at::remove_all(nix::fcntl::AT_FDCWD, &path).context(|| path.display().to_string())?;
+        let name = entry.file_name();
+        match name.to_str().is_some_and(|id| state.refers_to(id)) {
+            true => named.push(entry.path()),
+            false => others.push(entry.path()),
+        }
+    }
+    Ok((named, others))
+}
+
+/// Removes everything in `layers/` that the state does not name, and what layers
+/// have left of the time when they were open.
+///
+/// # Errors
+/// What the disk reports of the former.
+fn sweep_layers(dir: &Path, state: &State) -> Result<()> {
+    let (named, others) = layers_by_need(dir, state)?;
+    for path in others {
+        at::remove_all(nix::fcntl::AT_FDCWD, &path).context(|| path.display().to_string())?;
+    }
+    for path in named {
+        if let Err(error) = sweep_sealed(&path) {
+            log::warn!("what the layer no longer needs is still there: {error}");
         }
     }
     Ok(())

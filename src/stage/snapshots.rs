@@ -28,6 +28,8 @@ pub struct RestoreReport {
     pub dropped: Vec<String>,
     /// Steps that can no longer be merged, because they began on what was left.
     pub stranded: Vec<String>,
+    /// What else the user should know, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Stage {
@@ -115,7 +117,7 @@ impl Stage {
         })?;
         failpoint::hit("restore-after-commit");
         if let Some((old, new)) = stacks {
-            self.tell_kernel(&old, &new)?;
+            report.notes.extend(self.tell_kernel(&old, &new));
         }
         failpoint::hit("restore-before-sweep");
         self.sweep_layers();

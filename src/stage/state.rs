@@ -203,12 +203,20 @@ impl State {
     pub fn write(&self, state_dir: &Path) -> Result<()> {
         failpoint::hit("commit-before-rename");
         let (path, text) = (state_dir.join(FILE), serde_json::to_vec_pretty(self)?);
-        match replace_file(&path, &text) {
+        let dir = match rename_over(&path, &text) {
             Err(error) if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) => {
                 reserve::spend(state_dir);
-                replace_file(&path, &text)?;
+                rename_over(&path, &text)?
             }
             done => done?,
+        };
+        // No failure: the new text holds for whoever reads it, and after a failure
+        // layers would be removed that it names.
+        if let Err(error) = dir.sync_all() {
+            log::error!(
+                "{}: the commit may not be on the disk: {error}",
+                path.display()
+            );
         }
         reserve::keep(state_dir);
         failpoint::hit("commit-after-rename");
@@ -255,9 +263,19 @@ fn unknown(path: &Path, format: u64) -> Error {
     Error::new(Errno::EINVAL, text)
 }
 
-/// Puts a file with this content in the place of another, whole or not at all.
+/// Puts a file with this content in the place of another, whole or not at all,
+/// and has it on the disk.
 pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
-    let write = || -> Result<()> {
+    let dir = rename_over(path, content)?;
+    dir.sync_all().context(|| path.display().to_string())
+}
+
+/// Puts a file with this content in the place of another, whole or not at all.
+/// Returns the directory, to be synced.
+fn rename_over(path: &Path, content: &[u8]) -> Result<File> {
+    let write = || -> Result<File> {
+        // Opened first: after the rename nothing may fail that need not.
+        let dir = File::open(path.parent().unwrap_or(Path::new("/")))?;
         let temporary = path.with_extension("new");
         let mut options = File::options();
         options.write(true).create(true).truncate(true).mode(0o600);
@@ -268,10 +286,7 @@ pub(super) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
             return Err(error.into());
         }
         std::fs::rename(&temporary, path)?;
-        if let Some(dir) = path.parent() {
-            File::open(dir)?.sync_all()?;
-        }
-        Ok(())
+        Ok(dir)
     };
     write().context(|| path.display().to_string())
 }

@@ -170,7 +170,10 @@ impl Stage {
     /// or committing reports.
     pub fn seal_step(&self, step: &str) -> Result<SealedStep, Failure> {
         let _life = self.life.lock();
-        self.seal_as(step, Phase::Sealed, None)
+        let notes = self.seal_as(step, Phase::Sealed, None)?;
+        let layer = known_step(&self.state.lock(), step)?.layer.clone();
+        let sealed = self.sealed(step, layer)?;
+        Ok(SealedStep { notes, ..sealed })
     }
 
     /// Keeps a step's layer aside, to be looked at, merged or discarded later.
@@ -182,18 +185,19 @@ impl Stage {
         self.seal_as(step, Phase::Kept, Some(reason)).map(drop)
     }
 
+    /// Returns what the user should know.
     pub(super) fn seal_as(
         &self,
         step: &str,
         phase: Phase,
         reason: Option<&str>,
-    ) -> Result<SealedStep, Failure> {
+    ) -> Result<Vec<String>, Failure> {
         let known = known_step(&self.state.lock(), step)?.clone();
         let mut notes = Vec::new();
         if known.state == Phase::Open {
             notes = self.end_view(step, &known)?;
         } else if phase == Phase::Sealed {
-            return self.sealed(step, known.layer);
+            return Ok(notes);
         }
         let mut next = self.state.lock().clone();
         if let Some(known) = next.steps.get_mut(step) {
@@ -204,9 +208,7 @@ impl Stage {
         self.commit(&mut next)?;
         failpoint::hit("seal-step-after-commit");
         recover::remove_view(&self.view_dir(step));
-        let layer = known_step(&next, step)?.layer.clone();
-        let sealed = self.sealed(step, layer)?;
-        Ok(SealedStep { notes, ..sealed })
+        Ok(notes)
     }
 
     fn sealed(&self, name: &str, layer: Option<String>) -> Result<SealedStep, Failure> {

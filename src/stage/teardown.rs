@@ -66,7 +66,16 @@ impl Stage {
             };
             failpoint::hit("unmount-before-remove");
             self.layers.lock().clear();
-            recover::remove_state(&self.dir)?;
+            if let Err(error) = recover::remove_state(&self.dir) {
+                if self.dir.join(super::state::FILE).exists() {
+                    return Err(error.into());
+                }
+                // There is no stage any more, and what is left must not be taken for one.
+                report.problems.push(format!(
+                    "not everything could be removed: {error}; remove {} when that is mended",
+                    self.dir.display()
+                ));
+            }
             return Ok(report);
         }
         let mut next = self.state.lock().clone();

@@ -133,6 +133,43 @@ fn resuming_keeps_every_byte_and_every_interrupted_step() {
 }
 
 #[test]
+fn a_layer_that_cannot_be_swept_is_sealed_all_the_same() {
+    let rig = Rig::new();
+    rig.begin("s");
+    for view in ["s", "stage"] {
+        // It has two names, so it is in `index/` as well.
+        rig.write_through(view, "0/README", view);
+        // rename(2): ENOTEMPTY, so it is not to be moved out of the way.
+        let way = rig.dir.join("state/views").join(view);
+        fs::create_dir_all(way.join("open/index.gone/obstacle")).unwrap();
+    }
+    rig.stage.snapshot_create("head").unwrap();
+    assert_eq!(rig.tree().text("0/README2"), "stageme\n");
+    rig.stage.keep("s", "to be merged later").unwrap();
+    rig.stage.merge(&names(&["s"]), Some(Policy::Last)).unwrap();
+    assert_eq!(rig.tree().text("0/README2"), "sead me\n");
+    // The next start gets what is left.
+    let layers = rig.dir.join("state/layers");
+    let in_layers = || -> Vec<_> {
+        let layers = fs::read_dir(&layers).unwrap();
+        let inside = layers.flat_map(|layer| fs::read_dir(layer.unwrap().path()).unwrap());
+        inside.map(|entry| entry.unwrap().path()).collect()
+    };
+    let left: Vec<_> = in_layers()
+        .into_iter()
+        .filter(|path| path.ends_with("index.gone"))
+        .collect();
+    assert_eq!(left.len(), 2, "{:?}", in_layers());
+    for path in left {
+        fs::remove_dir_all(path).unwrap();
+    }
+    let rig = rig.die_and_resume();
+    assert_eq!(rig.tree().text("0/README2"), "sead me\n");
+    let kept = |path: &std::path::PathBuf| path.ends_with("tree") || path.ends_with("layer.json");
+    assert!(in_layers().iter().all(kept), "{:?}", in_layers());
+}
+
+#[test]
 fn a_newer_format_or_a_lost_boot_is_one_clear_sentence() {
     let rig = Rig::new();
     rig.head().write("0/x", "1");
@@ -223,6 +260,28 @@ fn the_kernel_is_told_of_what_changed_and_of_nothing_else() {
         assert!(told.contains(&expected), "{expected:?} not in {told:?}");
     }
     assert_eq!(told.len(), 6, "{told:?}");
+}
+
+#[test]
+fn what_the_kernel_is_not_told_of_is_done_all_the_same() {
+    let rig = Rig::new();
+    rig.stage.snapshot_create("snap").unwrap();
+    rig.fakes
+        .deaf
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    rig.step("s", |hand| {
+        hand.write("0/log", "changed");
+    });
+    let merged = rig.stage.merge(&names(&["s"]), None).unwrap();
+    assert!(merged.notes[0].contains("kernel"), "{merged:?}");
+    assert_eq!(rig.tree().text("0/log"), "changed");
+    assert!(rig.stage.steps().is_empty());
+    let restored = rig.stage.snapshot_restore("snap").unwrap();
+    assert!(restored.notes[0].contains("kernel"), "{restored:?}");
+    assert_eq!(rig.tree().text("0/log"), "one\n");
+    assert_eq!(restored.dropped.len(), 1);
+    let layers = fs::read_dir(rig.dir.join("state/layers")).unwrap();
+    assert_eq!(layers.count(), 0);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod crashes;
+mod descriptors;
 mod groups;
 mod life;
 mod links;

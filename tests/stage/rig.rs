@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,6 +17,8 @@ use harness_fs::stage::{Invalidation, Options, Session, Sessions, Stage};
 use harness_fs::tree::union::Entry;
 use harness_fs::tree::{Ino, Kind, marker};
 use harness_fs::view::View;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
 #[derive(Default)]
 pub struct Fakes {
@@ -23,6 +26,8 @@ pub struct Fakes {
     pub told: Arc<Mutex<Vec<Invalidation>>>,
     pub events: Arc<Mutex<Vec<String>>>,
     pub interludes: Arc<Mutex<Vec<Interlude>>>,
+    /// The kernel takes no word of ours.
+    pub deaf: Arc<AtomicBool>,
 }
 
 /// What happens in the stage view while it still serves requests, the next time
@@ -32,6 +37,7 @@ pub type Interlude = Box<dyn FnOnce() + Send>;
 struct Fake {
     name: String,
     interludes: Arc<Mutex<Vec<Interlude>>>,
+    deaf: Arc<AtomicBool>,
     told: Arc<Mutex<Vec<Invalidation>>>,
     events: Arc<Mutex<Vec<String>>>,
 }
@@ -43,6 +49,7 @@ impl Sessions for Fakes {
         Ok(Box::new(Fake {
             name: name.to_owned(),
             interludes: self.interludes.clone(),
+            deaf: self.deaf.clone(),
             told: self.told.clone(),
             events: self.events.clone(),
         }))
@@ -65,6 +72,9 @@ impl Session for Fake {
     }
     fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()> {
         assert_eq!(self.name, "stage");
+        if self.deaf.load(Ordering::Relaxed) {
+            return Err(Errno::EIO.into());
+        }
         self.told.lock().unwrap().extend(changes);
         Ok(())
     }
@@ -167,6 +177,20 @@ impl Rig {
         for name in Path::new(path) {
             ino = view.lookup(ino, name).unwrap().ino;
         }
+    }
+
+    /// Writes over the start of a file as the kernel has it written, so that the
+    /// layer gets all that an open one has.
+    pub fn write_through(&self, view: &str, path: &str, content: &str) {
+        let view = self.fakes.views.lock().unwrap()[view].clone();
+        let mut ino = harness_fs::view::ROOT;
+        for name in Path::new(path) {
+            ino = view.lookup(ino, name).unwrap().ino;
+        }
+        let opened = view.open(ino, OFlag::O_WRONLY, false).unwrap();
+        let written = view.write(opened.handle, 0, content.as_bytes(), false);
+        assert_eq!(written.unwrap(), content.len());
+        view.release(opened.handle);
     }
 
     /// What a dead daemon leaves, and another finds.

@@ -57,15 +57,14 @@ impl Stage {
     /// [`Failure::NotFound`] for a name that is neither step nor snapshot,
     /// [`Failure::Usage`] for one that is both, else what the layers report.
     pub fn diff(&self, of: Option<&str>) -> Result<Vec<DiffLine>, Failure> {
-        let state = match of {
-            None => {
-                let _life = self.life.lock();
-                self.seal_dirty_head()?;
-                self.state.lock().clone()
-            }
-            Some(_) => self.state.lock().clone(),
-        };
+        let life = of.is_none().then(|| self.life.lock());
+        if life.is_some() {
+            self.seal_dirty_head()?;
+        }
+        let (state, _lease) = self.lease(|state| state.layers().cloned().collect());
+        drop(life);
         let first = self.stack_of(&state.stack[..state.imported.min(state.stack.len())])?;
+        let mut open = None;
         let (old, new) = match of {
             None => (first, self.stack_of(&state.stack)?),
             Some(of) => match named(&state, of)? {
@@ -74,6 +73,7 @@ impl Stage {
                     let layer = match (&step.layer, step.state) {
                         (Some(id), _) => Some(self.layer(id)? as _),
                         (None, Phase::Open) => {
+                            open = Some((name, step));
                             Some(read_open(&self.running(name)?.view.open_layer_path())?)
                         }
                         (None, _) => None,
@@ -85,9 +85,26 @@ impl Stage {
                 (name, None, None) => self.around_merged(&state, name)?,
             },
         };
-        let mut lines = lines(&old, &new, &state.options.mapped)?;
+        let lines = lines(&old, &new, &state.options.mapped);
+        if let Some((name, step)) = open {
+            self.check_not_discarded(name, step)?;
+        }
+        let mut lines = lines?;
         lines.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(lines)
+    }
+
+    /// Checks that a step that was open has not been discarded since: its layer
+    /// goes at once, and so what was read of it may be anything.
+    fn check_not_discarded(&self, name: &str, was: &StepState) -> Result<(), Failure> {
+        let state = self.state.lock();
+        let same = |step: &StepState| step.first_ino == was.first_ino;
+        let merged = state.gone.get(name).is_some_and(|gone| gone == MERGED);
+        if merged || state.steps.get(name).is_some_and(same) {
+            return Ok(());
+        }
+        let text = format!("step '{name}' was discarded meanwhile; there is nothing left of it");
+        Err(Failure::NotFound(text))
     }
 
     /// The stage before and after the merge of a step; the same twice if it has

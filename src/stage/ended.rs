@@ -45,7 +45,7 @@ impl Stage {
         let (mut possible, mut notes) = (Vec::new(), Vec::new());
         for step in steps {
             if self.is_stranded(step)? {
-                notes.extend(self.seal_as(step, Phase::Sealed, None)?.notes);
+                notes.extend(self.seal_as(step, Phase::Sealed, None)?);
             }
             if self.is_stranded(step)? {
                 self.seal_as(step, Phase::Kept, Some(STRANDED))?;

@@ -3,9 +3,9 @@
 //! # Locks
 //!
 //! `life` serialises the operations that change the stage; it may be held for
-//! long. `state`, `running`, `layers` and `pending` are leaves: held for moments,
-//! nothing is called under them, so `status` never waits for a merge. A view's
-//! own locks come after `life` and before the leaves.
+//! long. `state`, `running`, `layers`, `leases` and `pending` are leaves: held for
+//! moments, nothing is called under them, so `status` never waits for a merge. A
+//! view's own locks come after `life` and before the leaves.
 
 pub mod bind;
 mod changes;
@@ -21,6 +21,7 @@ mod head;
 mod invalidate;
 mod join;
 pub(crate) mod journal;
+mod lease;
 pub mod mapped;
 mod merge;
 mod names;
@@ -54,6 +55,7 @@ use crate::view::View;
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};
 pub use groups::{GroupEnd, MemberOutcome, OnFailure};
+pub use lease::Lent;
 pub use merge::MergeReport;
 pub use sessions::{Invalidation, Session, Sessions};
 pub use snapshots::{RestoreReport, SnapshotInfo};
@@ -65,6 +67,7 @@ pub use teardown::EndReport;
 pub use names::{layer_id, stage_mount};
 
 use journal::Record;
+use lease::Leases;
 use names::STAGE_VIEW;
 
 /// The directories of a state directory that the stage itself owns.
@@ -95,6 +98,7 @@ pub struct Stage {
     state: Mutex<State>,
     running: Mutex<BTreeMap<String, Arc<Running>>>,
     layers: Mutex<HashMap<String, Arc<SealedLayer>>>,
+    leases: Mutex<Leases>,
     /// Journal records that the next commit makes superfluous.
     pending: Mutex<Vec<String>>,
     /// What `resume` has to tell.
@@ -189,6 +193,7 @@ impl Stage {
                 BTreeMap::from([(STAGE_VIEW.to_owned(), Arc::new(running))]),
             ),
             layers: cache,
+            leases: Mutex::new(Rank::StageTables, Leases::default()),
             pending: Mutex::new(Rank::StageTables, Vec::new()),
             notes,
             past_requests: Mutex::new(Rank::StageTables, BTreeMap::new()),
@@ -246,10 +251,11 @@ impl Stage {
     ///
     /// # Errors
     /// What sealing the head or committing it reports.
-    pub fn current_stack(&self) -> Result<Stack, Failure> {
+    pub fn current_stack(&self) -> Result<Lent<'_>, Failure> {
         let _life = self.life.lock();
         self.seal_dirty_head()?;
-        Ok(self.stage_view.stack())
+        let (_, lease) = self.lease(|state| state.stack.clone());
+        Ok(Lent::new(self.stage_view.stack(), lease))
     }
 
     fn running(&self, name: &str) -> Result<Arc<Running>, Failure> {
@@ -302,23 +308,6 @@ impl Stage {
     fn sync(&self) -> Result<()> {
         let dir = at::open_dir(nix::fcntl::AT_FDCWD, &self.dir)?;
         nix::unistd::syncfs(&dir).context(|| format!("syncfs {}", self.dir.display()))
-    }
-
-    /// Removes the layers that nothing needs any more. What cannot be removed
-    /// is logged; the next start sweeps it.
-    fn sweep_layers(&self) {
-        let state = self.state.lock().clone();
-        self.layers.lock().retain(|id, _| state.refers_to(id));
-        let sweep = || -> Result<()> {
-            for path in recover::layers_by_need(&self.dir, &state)?.1 {
-                let removed = at::remove_all(nix::fcntl::AT_FDCWD, &path);
-                removed.context(|| path.display().to_string())?;
-            }
-            Ok(())
-        };
-        if let Err(error) = sweep() {
-            log::warn!("{error}");
-        }
     }
 }
 

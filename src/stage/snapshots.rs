@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 
-use super::state::{SnapshotState, now};
-use super::{Failure, Stage, failpoint, names};
-use crate::layer::Stack;
+use super::state::{SnapshotState, State, now};
+use super::{Failure, Lent, Stage, failpoint, names};
 
 /// A snapshot, as `snapshot list` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -24,7 +23,8 @@ pub struct RestoreReport {
     pub name: String,
     /// Layers that the stage had and has no more.
     pub left: Vec<String>,
-    /// Those of them that nothing holds any longer; they are removed.
+    /// Those of them that nothing holds any longer; they are removed, or will be
+    /// when nobody reads them any more.
     pub dropped: Vec<String>,
     /// Steps that can no longer be merged, because they began on what was left.
     pub stranded: Vec<String>,
@@ -130,10 +130,11 @@ impl Stage {
     /// # Errors
     /// [`Failure::NotFound`] without such a snapshot, or what opening its layers
     /// reports.
-    pub fn stack_of_snapshot(&self, name: &str) -> Result<(Stack, Vec<String>), Failure> {
-        let snapshot = self.state.lock().snapshots.get(name).cloned();
-        let ids = snapshot.ok_or_else(|| missing(name))?.stack;
-        Ok((self.stack_of(&ids)?, ids))
+    pub fn stack_of_snapshot(&self, name: &str) -> Result<(Lent<'_>, Vec<String>), Failure> {
+        let stack = |state: &State| Some(state.snapshots.get(name)?.stack.clone());
+        let (state, lease) = self.lease(|state| stack(state).unwrap_or_default());
+        let ids = stack(&state).ok_or_else(|| missing(name))?;
+        Ok((Lent::new(self.stack_of(&ids)?, lease), ids))
     }
 }
 

@@ -230,18 +230,19 @@ impl State {
         id
     }
 
+    /// The layers that the stack, a snapshot or a step needs; some more than once.
+    pub fn layers(&self) -> impl Iterator<Item = &String> {
+        let snapshots = self.snapshots.values();
+        let steps = self.steps.values();
+        self.stack
+            .iter()
+            .chain(snapshots.flat_map(|snapshot| &snapshot.stack))
+            .chain(steps.flat_map(|step| step.base_stack.iter().chain(&step.layer)))
+    }
+
     /// True if the stack, a snapshot or a step needs the layer.
     pub fn refers_to(&self, id: &str) -> bool {
-        let holds = |stack: &[String]| stack.iter().any(|layer| layer == id);
-        holds(&self.stack)
-            || self
-                .snapshots
-                .values()
-                .any(|snapshot| holds(&snapshot.stack))
-            || self
-                .steps
-                .values()
-                .any(|step| holds(&step.base_stack) || step.layer.as_deref() == Some(id))
+        self.layers().any(|layer| layer == id)
     }
 }
 

@@ -80,3 +80,61 @@ fn removing_a_snapshot_frees_what_only_it_had() {
         Err(Failure::NotFound(_))
     ));
 }
+
+/// The names of what is in `layers/`.
+fn layers(rig: &Rig) -> Vec<String> {
+    let layers = fs::read_dir(rig.dir.join("state/layers")).unwrap();
+    let mut names: Vec<String> = layers
+        .map(|layer| layer.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn what_is_read_stays_until_it_is_read() {
+    let rig = Rig::new();
+    rig.stage.snapshot_create("empty").unwrap();
+    rig.head().write("0/x", "1").remove("0/log");
+    let info = rig.stage.snapshot_create("full").unwrap();
+    let (exported, ids) = rig.stage.stack_of_snapshot("full").unwrap();
+    assert_eq!(ids, info.layers);
+    rig.head().write("0/y", "2");
+    let applied = rig.stage.current_stack().unwrap();
+    let (of_snapshot, of_stage) = (Tree::of(&exported), Tree::of(&applied));
+    assert!(of_stage.has("0/x") && of_stage.has("0/y") && !of_stage.has("0/log"));
+
+    let restored = rig.stage.snapshot_restore("empty").unwrap();
+    assert_eq!(restored.dropped.len(), 1, "{restored:?}");
+    rig.stage.snapshot_rm("full").unwrap();
+    assert!(rig.tree().has("0/log"));
+    assert_eq!(layers(&rig).len(), 2);
+    assert_eq!(Tree::of(&exported), of_snapshot);
+    assert_eq!(Tree::of(&applied), of_stage);
+
+    // Whoever is the last to read a layer ends it, and other layers stay.
+    drop(applied);
+    assert_eq!(layers(&rig), ids);
+    assert_eq!(Tree::of(&exported), of_snapshot);
+    rig.head().write("0/z", "3");
+    rig.stage.snapshot_create("later").unwrap();
+    drop(exported);
+    assert_eq!(layers(&rig), rig.stage.snapshot_list()[1].layers);
+    assert!(rig.tree().has("0/z"));
+}
+
+#[test]
+fn what_is_read_outlives_the_step_that_had_it() {
+    let rig = Rig::new();
+    rig.stage.snapshot_create("empty").unwrap();
+    rig.head().write("0/x", "1");
+    rig.begin("s");
+    let lent = rig.stage.current_stack().unwrap();
+    rig.stage.snapshot_restore("empty").unwrap();
+    rig.stage.discard("s").unwrap();
+    assert_eq!(Tree::of(&lent).text("0/x"), "1");
+    let held = layers(&rig);
+    assert_eq!(held.len(), 1);
+    drop(lent);
+    assert!(layers(&rig).is_empty());
+}

@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
+
 use super::journal::Record;
 use super::names::STAGE_VIEW;
 use super::state::now;
 use super::{Failure, Stage, failpoint};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::layer::{OpenLayer, Stack, seal_unswept, sweep_or_leave};
 use crate::sys::at;
 
@@ -74,6 +76,14 @@ impl Stage {
     /// Moves the head's content into a layer. Until the next commit only the
     /// journal says whose content that is.
     fn seal_head(&self, stack: &Stack, open: &OpenLayer) -> Result<(Stack, OpenLayer)> {
+        if !open.is_in_place() {
+            let text = format!(
+                "{}: moved by a seal that failed; nothing is lost, and `unmount --keep-state` and \
+                 `mount --resume` mend it",
+                open.path().display()
+            );
+            return Err(Error::new(Errno::ESTALE, text));
+        }
         let (id, commits) = {
             let mut state = self.state.lock();
             (state.new_layer_id("head"), state.commits)
@@ -105,11 +115,16 @@ impl Stage {
         let taken = match taken() {
             Ok(taken) => taken,
             Err(error) => {
-                if let Err(second) = undo_seal(&layers.join(&id), &path, &next) {
-                    // The journal still says that the layer is the head's content.
-                    log::error!("{}: {second}", path.display());
+                match undo_seal(&layers.join(&id), &path, &next) {
+                    Ok(()) => forget_seal(open, &self.dir, &id),
+                    Err(second) => {
+                        // The view goes on writing into what is a layer now; no
+                        // commit may leave that out.
+                        log::error!("{}: {second}", path.display());
+                        self.pending.lock().push(id.clone());
+                        self.state.lock().stack.push(id);
+                    }
                 }
-                forget_seal(open, &self.dir, &id);
                 return Err(error);
             }
         };

@@ -58,6 +58,17 @@ pub(super) struct Placed {
     pub deferred: BTreeMap<PathBuf, Deferred>,
     /// Directories.
     pub dirs: Vec<(Ino, PathBuf)>,
+    /// Files that no side's layers hold, and of whose names some have become a file of their own.
+    pub split: BTreeSet<Ino>,
+}
+
+impl Placed {
+    /// Whether the path is below a file that is still to come: what the layers show there now,
+    /// below a directory, is then gone.
+    pub fn hides(&self, path: &Path) -> bool {
+        let mut above = path.ancestors().skip(1);
+        !self.deferred.is_empty() && above.any(|above| self.deferred.contains_key(above))
+    }
 }
 
 /// Which inode numbers copies get.
@@ -70,6 +81,11 @@ enum Numbers<'a> {
 
 fn in_tree(path: &Path) -> PathBuf {
     Path::new(TREE).join(path)
+}
+
+/// What was being done when something failed.
+pub(super) fn merging(path: &Path) -> String {
+    format!("merging {}", path.display())
 }
 
 fn gone(path: &Path) -> Error {
@@ -121,7 +137,7 @@ impl<'a> Join<'a> {
     /// What the layers or the disk report; the layer is then to be dropped.
     pub fn carry_out(&mut self, plan: &JoinPlan) -> Result<()> {
         let sides = self.sides;
-        let renamed = Renamed::of(sides, plan);
+        let renamed = Renamed::of(sides, plan, self.below)?;
         for action in plan.actions() {
             let done = match action {
                 Action::Take { side, path, to } => {
@@ -132,7 +148,7 @@ impl<'a> Join<'a> {
                 Action::Metadata { side, path } => self.metadata(sides.view(*side), path),
                 Action::Concatenate { path } => self.concatenate(sides, path),
             };
-            done.context(|| format!("merging {}", action.target().display()))?;
+            done.context(|| merging(action.target()))?;
             failpoint::hit("merge-in-join");
         }
         Ok(())
@@ -242,6 +258,9 @@ impl<'a> Join<'a> {
             }
             if !found.attr.is_dir() {
                 let born_here = found.attr.ino != origin;
+                if born_here && found.attr.nlink > 1 && !self.sides.holds(origin) {
+                    self.placed_here.split.insert(origin);
+                }
                 self.put_file(view, &found, &path, &to, born_here)?;
                 continue;
             }
@@ -375,20 +394,44 @@ struct Renamed<'a> {
 }
 
 impl<'a> Renamed<'a> {
-    fn of(sides: &'a Sides, plan: &JoinPlan) -> Renamed<'a> {
-        let mut removed = BTreeSet::new();
-        for action in plan.actions() {
-            if let Action::Remove { path } = action {
-                removed.insert(path.as_path());
+    fn of(sides: &'a Sides, plan: &JoinPlan, below: &Stack) -> Result<Renamed<'a>> {
+        let decided: BTreeMap<&Path, &Action> = plan
+            .actions()
+            .iter()
+            .map(|action| (action.target(), action))
+            .collect();
+        // The uppermost action says what is below its target.
+        let decided = |path: &Path| {
+            let mut above: Vec<&Path> = path.ancestors().collect();
+            above.reverse();
+            let actions = above.into_iter().filter_map(|above| decided.get(above));
+            let mut whole = actions.filter(|act| !matches!(act, Action::Metadata { .. }));
+            whole.next().copied()
+        };
+        let mut moves: HashMap<Side, Vec<(&Path, &Path)>> = HashMap::new();
+        for side in [Side::Stage, Side::Step] {
+            for (to, from) in sides.renames(side) {
+                let stays = match decided(to) {
+                    Some(Action::Take {
+                        side: taken,
+                        path,
+                        to: target,
+                    }) => *taken == side && path == target,
+                    Some(_) => false,
+                    None => {
+                        let number = |stack: &Stack| {
+                            let found = stack.find(to)?;
+                            Ok::<_, Error>(found.map(|found| found.attr.ino))
+                        };
+                        number(below)? == number(sides.view(side))?
+                    }
+                };
+                if stays {
+                    moves.entry(side).or_default().push((to, from));
+                }
             }
         }
-        let stays = |(to, _): &(&Path, &Path)| !to.ancestors().any(|up| removed.contains(up));
-        let moves = [Side::Stage, Side::Step]
-            .map(|side| (side, sides.renames(side).filter(stays).collect()));
-        Renamed {
-            sides,
-            moves: moves.into(),
-        }
+        Ok(Renamed { sides, moves })
     }
 
     /// Whether the merged tree also shows, under another name, the directory that an action

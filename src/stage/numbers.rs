@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 
 use super::compare::Sides;
-use super::join::{Deferred, Join};
-use crate::error::Result;
+use super::join::{Deferred, Join, Placed, merging};
+use crate::error::{Context, Result};
 use crate::layer::{LinkState, Stack, Visit, read_open, walk};
 use crate::merge::{Change, Delta, JoinPlan, Links, Side};
 use crate::tree::Ino;
@@ -232,6 +232,7 @@ pub(super) fn settle(
         if let Some(found) = merged.find(path)?
             && found.parts[0].layer == sides.stage.layers().len()
             && !placed.deferred.contains_key(path)
+            && !placed.hides(path)
             && !has_its_content(sides, &merged, path, &found)?
         {
             let (ino, side, from) = (found.attr.ino, Side::Step, path.clone());
@@ -250,6 +251,7 @@ pub(super) fn settle(
         let paths = held.or_insert_with(|| places(sides, &suspects.moves, ino));
         paths.insert(to.clone());
     }
+    suspects.lost_names.append(&mut placed.split);
     if suspects.is_empty() {
         return Ok(());
     }
@@ -257,7 +259,7 @@ pub(super) fn settle(
     for (ino, paths) in &suspects.held {
         let mut shown = Vec::new();
         let mut dirs = Vec::new();
-        for path in paths {
+        for path in paths.iter().filter(|path| !placed.hides(path)) {
             let deferred = placed.deferred.get(path);
             if deferred.is_some_and(|from| from.ino != *ino) {
                 continue;
@@ -288,11 +290,20 @@ pub(super) fn settle(
         // The uppermost keeps its number: it is the later writer's.
         let kept = dirs.iter().max_by_key(|(layer, _)| *layer).copied();
         for (_, path) in dirs.iter().filter(|dir| Some(**dir) != kept) {
-            join.renumber_dir(&merged, path)?;
+            join.renumber_dir(&merged, path).context(|| merging(path))?;
         }
-        settle_file(join, &merged, *ino, shown, links.get(ino).copied())?;
+        let Some(first) = shown.first().map(|name| name.path.clone()) else {
+            continue;
+        };
+        settle_file(join, &merged, *ino, shown, links.get(ino).copied())
+            .context(|| merging(&first))?;
     }
-    count_lost_names(join, &merged, &suspects.moves, &suspects.lost_names)
+    count_lost_names(
+        join,
+        (&merged, &placed),
+        &suspects.moves,
+        &suspects.lost_names,
+    )
 }
 
 /// Whether a metadata-only copy of the step shows in the merged tree the content that it has in
@@ -408,7 +419,7 @@ fn recount(join: &Join<'_>, ino: Ino, (from, to): (u32, u32), here: bool) -> Res
 /// removed, and counted, the same name, or a name may have come back.
 fn count_lost_names(
     join: &Join<'_>,
-    merged: &Stack,
+    (merged, placed): (&Stack, &Placed),
     moves: &Moves<'_>,
     inodes: &BTreeSet<Ino>,
 ) -> Result<()> {
@@ -443,7 +454,7 @@ fn count_lost_names(
         let before = u32::try_from(paths.len()).unwrap_or(u32::MAX);
         moves.follow(&mut paths);
         let mut left = 0;
-        for path in &paths {
+        for path in paths.iter().filter(|path| !placed.hides(path)) {
             let found = merged.find(path)?;
             left += u32::from(found.is_some_and(|found| found.attr.ino == ino));
         }

@@ -246,3 +246,63 @@ fn a_renamed_file_keeps_its_content_whatever_became_of_the_old_name() {
         merge(a, "mv 0/docs/b 0/x", policy).one_file("b\n", &["0/x"]);
     }
 }
+
+/// What a step has below its directory is nowhere once the stage's file stands there.
+#[test]
+fn a_file_that_stays_hides_the_names_below_the_directory_in_its_place() {
+    let dir = "rm 0/log; mkdir 0/log; ln 0/src/util.c 0/log/c; ln 0/src/util.c 0/x";
+    for policy in [Policy::First, Policy::Ignore, Policy::KeepBoth] {
+        let merged = merge("write 0/log A", dir, Some(policy));
+        merged.one_file("A", &["0/log"]);
+        match policy {
+            Policy::KeepBoth => merged
+                .one_file("util\n", &["0/src/util.c", "0/x"])
+                .one_file("util\n", &["0/log.b/c"]),
+            _ => merged.one_file("util\n", &["0/src/util.c", "0/x"]),
+        };
+    }
+    merge("write 0/log A", dir, Some(Policy::Last))
+        .one_file("util\n", &["0/log/c", "0/src/util.c", "0/x"]);
+    merge(dir, "write 0/log A", Some(Policy::Last))
+        .one_file("A", &["0/log"])
+        .one_file("util\n", &["0/src/util.c", "0/x"]);
+}
+
+#[test]
+fn a_file_and_a_directory_that_change_places_can_be_merged() {
+    let every = [
+        Policy::First,
+        Policy::Ignore,
+        Policy::KeepBoth,
+        Policy::Last,
+    ];
+    for (before, a, b) in [
+        // One file with a name in the directory that it changes places with.
+        (
+            "ln 0/docs/b 0/c",
+            "write 0/docs/a/new A",
+            "exchange 0/c 0/docs",
+        ),
+        // A directory goes below the other, and then changes places with a file in it.
+        (
+            "mkdir 0/docs/e",
+            "ln 0/docs/a/deep 0/docs/e/h",
+            "mv 0/docs/e 0/docs/a/h; exchange 0/docs/a/deep 0/docs/a/h",
+        ),
+    ] {
+        for policy in every {
+            for (a, b) in [(a, b), (b, a)] {
+                let rig = Rig::new();
+                rig.step("first", |_| rig.run("first", before));
+                rig.stage.merge(&names(&["first"]), None).unwrap();
+                rig.begin("a");
+                rig.begin("b");
+                rig.run("a", a);
+                rig.run("b", b);
+                let merged = rig.stage.merge(&names(&["a", "b"]), Some(policy));
+                merged.unwrap_or_else(|failure| panic!("{a} | {b}, {policy:?}: {failure}"));
+                rig.tree();
+            }
+        }
+    }
+}

@@ -57,7 +57,8 @@ impl Program {
             }
             ["rm", path] => self.unlink(path),
             ["rm", "-r", path] => self.remove_all(path),
-            ["mv", from, to] => self.rename(from, to),
+            ["mv", from, to] => self.rename(from, to, RenameMode::Replace),
+            ["exchange", a, b] => self.rename(a, b, RenameMode::Exchange),
             ["mkdir", path] => {
                 let (parent, name) = self.place(path)?;
                 let made = self.0.mkdir(parent, name, 0o755, &CALLER);
@@ -67,7 +68,7 @@ impl Program {
             ["replace", path, text] => {
                 let temporary = format!("{path}.tmp");
                 self.write(&temporary, text)?;
-                self.rename(&temporary, path)
+                self.rename(&temporary, path, RenameMode::Replace)
                     .inspect_err(|_| self.unlink(&temporary).unwrap())
             }
             ["chmod", mode, path] => {
@@ -128,10 +129,9 @@ impl Program {
         done.map_err(|error| error.errno())
     }
 
-    fn rename(&self, from: &str, to: &str) -> Result {
+    fn rename(&self, from: &str, to: &str, mode: RenameMode) -> Result {
         let (from_parent, from) = self.place(from)?;
         let (to_parent, to) = self.place(to)?;
-        let mode = RenameMode::Replace;
         let done = self.0.rename(from_parent, from, to_parent, to, mode);
         done.map_err(|error| error.errno())
     }

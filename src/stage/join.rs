@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 
 use super::compare::Sides;
 use super::failpoint;
+use super::renamed::Renamed;
 use crate::error::{Context, Error, Result};
 use crate::layer::copy_up::{self, Extent, Spot, keeping_times};
 use crate::layer::{Inos, LinkState, OpenLayer, Stack, TREE, set_ino};
@@ -137,7 +138,7 @@ impl<'a> Join<'a> {
     /// What the layers or the disk report; the layer is then to be dropped.
     pub fn carry_out(&mut self, plan: &JoinPlan) -> Result<()> {
         let sides = self.sides;
-        let renamed = Renamed::of(sides, plan, self.below)?;
+        let renamed = Renamed::of(sides, plan)?;
         for action in plan.actions() {
             let done = match action {
                 Action::Take { side, path, to } => {
@@ -384,70 +385,6 @@ impl<'a> Join<'a> {
             _ => false,
         };
         set_ino(&self.open, &in_tree(path), self.inos.allocate(), marked)
-    }
-}
-
-/// The directories that the sides renamed, as far as the merged tree may show them twice.
-struct Renamed<'a> {
-    sides: &'a Sides,
-    moves: HashMap<Side, Vec<(&'a Path, &'a Path)>>,
-}
-
-impl<'a> Renamed<'a> {
-    fn of(sides: &'a Sides, plan: &JoinPlan, below: &Stack) -> Result<Renamed<'a>> {
-        let decided: BTreeMap<&Path, &Action> = plan
-            .actions()
-            .iter()
-            .map(|action| (action.target(), action))
-            .collect();
-        // The uppermost action says what is below its target.
-        let decided = |path: &Path| {
-            let mut above: Vec<&Path> = path.ancestors().collect();
-            above.reverse();
-            let actions = above.into_iter().filter_map(|above| decided.get(above));
-            let mut whole = actions.filter(|act| !matches!(act, Action::Metadata { .. }));
-            whole.next().copied()
-        };
-        let mut moves: HashMap<Side, Vec<(&Path, &Path)>> = HashMap::new();
-        for side in [Side::Stage, Side::Step] {
-            for (to, from) in sides.renames(side) {
-                let stays = match decided(to) {
-                    Some(Action::Take {
-                        side: taken,
-                        path,
-                        to: target,
-                    }) => *taken == side && path == target,
-                    Some(_) => false,
-                    None => {
-                        let number = |stack: &Stack| {
-                            let found = stack.find(to)?;
-                            Ok::<_, Error>(found.map(|found| found.attr.ino))
-                        };
-                        number(below)? == number(sides.view(side))?
-                    }
-                };
-                if stays {
-                    moves.entry(side).or_default().push((to, from));
-                }
-            }
-        }
-        Ok(Renamed { sides, moves })
-    }
-
-    /// Whether the merged tree also shows, under another name, the directory that an action
-    /// copies: the other side renamed it (or one above or below it), and both are kept.
-    fn shown_twice(&self, side: Side, path: &Path) -> bool {
-        let moves = self
-            .moves
-            .get(&side.other())
-            .filter(|moves| !moves.is_empty());
-        let origin = moves.and_then(|_| self.sides.scan(side).delta.origin(path));
-        let (Some(moves), Some(origin)) = (moves, origin) else {
-            return false;
-        };
-        moves.iter().any(|(to, from)| {
-            (from.starts_with(&origin) || origin.starts_with(from)) && *to != path
-        })
     }
 }
 

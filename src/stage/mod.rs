@@ -30,6 +30,7 @@ mod numbers;
 pub mod occupants;
 mod places;
 mod recover;
+mod renamed;
 mod reserve;
 mod sessions;
 mod since;

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 
 use super::compare::Sides;
 use super::join::{Deferred, Join, Placed, merging};
+use super::renamed::Renamed;
 use crate::error::{Context, Result};
 use crate::layer::{LinkState, Stack, Visit, read_open, walk};
 use crate::merge::{Change, Delta, JoinPlan, Links, Side};
@@ -34,10 +35,10 @@ pub(super) struct Suspects<'a> {
 }
 
 impl<'a> Suspects<'a> {
-    /// Finds them. Needs nothing from disk, unless one side renamed what the other removed.
+    /// Finds them. Needs nothing from disk, unless a side renamed directories.
     ///
     /// # Errors
-    /// What the base reports.
+    /// What the layers report.
     pub fn find(sides: &'a Sides, plan: &JoinPlan) -> Result<Suspects<'a>> {
         let mut held = BTreeMap::new();
         let moves = Moves::of(sides)?;
@@ -84,6 +85,14 @@ impl<'a> Suspects<'a> {
             true => both.copied().collect(),
             false => either.copied().collect(),
         };
+        for from in Renamed::of(sides, plan)?.lost() {
+            walk(&sides.base, from, &mut |_, found| {
+                if !found.attr.is_dir() && found.attr.nlink > 1 {
+                    lost_names.insert(found.attr.ino);
+                }
+                Ok(Visit::Enter)
+            })?;
+        }
         lost_names.retain(|ino| !sides.holds(*ino));
         let stage = &sides.stage_scan.delta;
         let changed = |place: &Path| stage.get(place).is_some() || stage.severs_above(place);

@@ -11,4 +11,5 @@ mod merges;
 mod program;
 mod random;
 mod rig;
+mod shapes;
 mod snapshots;

@@ -4,15 +4,14 @@
 use std::path::Path;
 
 use harness_fs::merge::{Conflict, Policy};
-use harness_fs::stage::Failure;
 
 use crate::rig::{Hand, Rig, Tree, names};
 
 /// Numbers that are the same in every run (Knuth's MMIX generator).
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
+    pub fn roll(&mut self, sides: usize) -> usize {
         self.0 = self
             .0
             .wrapping_mul(6_364_136_223_846_793_005)
@@ -45,7 +44,7 @@ const NEW_FILES: &[&str] = &["0/new", "0/src/new", "0/docs/a/new", "0/lib/x", "1
 const DIRS: &[&str] = &["0/src", "0/docs", "0/docs/a", "1/repo"];
 const NEW_DIRS: &[&str] = &["0/moved", "0/lib2"];
 
-fn pick(dice: &mut Dice, from: &[&'static str]) -> &'static str {
+pub fn pick(dice: &mut Dice, from: &[&'static str]) -> &'static str {
     from[dice.roll(from.len())]
 }
 
@@ -336,93 +335,4 @@ fn random_links_merge_to_a_sound_tree() {
         .filter(|seed| one_round_of_links(*seed))
         .count() as u64;
     assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
-}
-
-/// Places where files and directories take each other's.
-const PLACES: &[&str] = &[
-    "0/README",
-    "0/log",
-    "0/docs",
-    "0/docs/a",
-    "0/docs/a/deep",
-    "0/docs/b",
-    "0/e",
-    "0/e/c",
-    "0/e/c/deep",
-    "0/src",
-    "0/src/b",
-    "0/x",
-];
-
-fn shape(dice: &mut Dice, writer: &str) -> String {
-    let (a, b) = (pick(dice, PLACES), pick(dice, PLACES));
-    match dice.roll(16) {
-        0..=2 => format!("ln {a} {b}"),
-        3 => format!("ln -f {a} {b}"),
-        4..=6 => format!("exchange {a} {b}"),
-        7..=9 => format!("mv {a} {b}"),
-        10 => format!("mkdir {a}"),
-        11 => format!("rm -r {a}"),
-        12 => format!("rm {a}"),
-        13 => format!("chmod 7{}0 {a}", dice.roll(3) * 2),
-        14 => format!("write {a} {writer}{}", dice.roll(2)),
-        _ => format!("replace {a} {writer}{}", dice.roll(2)),
-    }
-}
-
-/// Runs three steps in which files become directories and directories files, while they are
-/// linked; says whether they merged without a conflict.
-fn one_round_of_shapes(seed: u64) -> bool {
-    let mut dice = Dice(seed);
-    let mut commands = |writer: &str| -> Vec<String> {
-        let count = 1 + dice.roll(6);
-        (0..count).map(|_| shape(&mut dice, writer)).collect()
-    };
-    let all = ["a", "b", "c"].map(|step| (step, commands(step)));
-    let before = commands("before");
-    let rig = Rig::new();
-    rig.step("before", |_| {
-        rig.run("before", "mkdir 0/e; mkdir 0/e/c; ln 0/docs/b 0/e/c/deep");
-        println!(
-            "seed {seed}: before {:?}",
-            rig.try_to_run("before", &before)
-        );
-    });
-    rig.stage.merge(&names(&["before"]), None).unwrap();
-    for (step, commands) in &all {
-        rig.begin(step);
-        let done = rig.try_to_run(step, commands);
-        println!("seed {seed}: {step} {done:?}");
-    }
-    let mut clean = true;
-    for (step, _) in &all {
-        let policies = [
-            None,
-            Some(Policy::First),
-            Some(Policy::Last),
-            Some(Policy::KeepBoth),
-        ];
-        let policy = policies[dice.roll(4)];
-        println!("seed {seed}: {step} {policy:?}");
-        match rig.stage.merge(&names(&[step]), policy) {
-            Ok(report) => clean &= report.conflicts.is_empty(),
-            Err(Failure::Conflict(_)) => clean = false,
-            Err(failure) => panic!("{step}: {failure}"),
-        }
-        // Reading the tree checks that each number is one file, with as many names as it says.
-        rig.tree();
-    }
-    let merged = rig.tree();
-    let rig = rig.die_and_resume();
-    assert_eq!(rig.tree(), merged);
-    clean
-}
-
-#[test]
-fn random_shapes_merge_to_a_sound_tree() {
-    let rounds: u64 = std::env::var("HARNESS_FS_ROUNDS").map_or(60, |n| n.parse().unwrap());
-    let clean = (1..=rounds)
-        .filter(|seed| one_round_of_shapes(*seed))
-        .count() as u64;
-    assert!(clean < rounds, "{clean} of {rounds}");
 }

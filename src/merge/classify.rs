@@ -21,6 +21,7 @@ pub fn classify<C: Compare>(inputs: &Inputs<'_>, cmp: &mut C) -> Result<Outcome,
     session.find_groups()?;
     session.walk()?;
     session.settle_groups()?;
+    session.restore_renamed()?;
     session.plan_links();
     Ok(session.finish())
 }

@@ -116,7 +116,7 @@ impl Groups {
 }
 
 /// Drops the paths that lie below others.
-fn outermost(paths: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
+pub(super) fn outermost(paths: BTreeSet<PathBuf>) -> BTreeSet<PathBuf> {
     let inner = |path: &PathBuf| path.ancestors().skip(1).any(|above| paths.contains(above));
     paths.iter().filter(|path| !inner(path)).cloned().collect()
 }

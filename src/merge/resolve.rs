@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::classify::Names;
-use super::overlap::Group;
+use super::overlap::{Group, outermost};
 use super::session::Session;
 use super::{
     Action, Change, Class, Compare, Conflict, Content, Deed, Hint, Party, Policy, Present, Side,
@@ -98,6 +98,16 @@ impl<C: Compare> Session<'_, C> {
     fn settle(&mut self, case: &Case<'_>) -> Result<(), C::Error> {
         let policy = self.policies.decide(case.path, case.class);
         let applied = self.apply(case, policy)?;
+        let paths = match policy {
+            _ if case.class.is_metadata() => case.paths.clone(),
+            Policy::Last => self.with_sources(case.paths, Side::Step),
+            Policy::First | Policy::Ignore => self.with_sources(case.paths, Side::Stage),
+            Policy::Fail | Policy::KeepBoth | Policy::Append => case.paths.clone(),
+        };
+        let case = &Case {
+            paths: &paths,
+            ..*case
+        };
         self.mark_subtrees(case);
         if policy == Policy::Ignore {
             return Ok(());
@@ -128,6 +138,37 @@ impl<C: Compare> Session<'_, C> {
             kept_as: kept_as.iter().map(absolute).collect(),
             hint,
         });
+        Ok(())
+    }
+
+    /// Adds, for directories that the loser had moved to these paths, where they were: a rename is
+    /// one change, so they come back. Where what lies around one is gone too, that comes back.
+    fn with_sources(&mut self, paths: &BTreeSet<PathBuf>, winner: Side) -> BTreeSet<PathBuf> {
+        let delta = self.delta(winner.other());
+        let mut all = paths.clone();
+        let mut pending: Vec<PathBuf> = paths.iter().cloned().collect();
+        while let Some(path) = pending.pop() {
+            let at = delta.get(&path).into_iter();
+            let entries = at.chain(delta.below(&path).map(|(_, entry)| entry));
+            for from in entries.filter_map(|entry| entry.change.redirect_from()) {
+                let severed = |above: &&Path| delta.change(above).is_some_and(Change::severs);
+                let source = from.ancestors().filter(severed).last().unwrap_or(from);
+                if !source.ancestors().any(|above| all.contains(above)) {
+                    all.insert(source.to_path_buf());
+                    pending.push(source.to_path_buf());
+                    self.subtrees.insert(source.to_path_buf());
+                    self.restored.push((source.to_path_buf(), winner));
+                }
+            }
+        }
+        outermost(all)
+    }
+
+    /// Puts directories back that were moved to where the other side won.
+    pub fn restore_renamed(&mut self) -> Result<(), C::Error> {
+        for (path, winner) in std::mem::take(&mut self.restored) {
+            self.take(&path, winner)?;
+        }
         Ok(())
     }
 

@@ -53,6 +53,8 @@ pub(super) struct Session<'a, C> {
     pub shared: BTreeMap<u64, Shared>,
     /// Places where a conflict was about a directory, with all that is below.
     pub subtrees: BTreeSet<PathBuf>,
+    /// Directories that come back to where they were, and the side that did not rename them.
+    pub restored: Vec<(PathBuf, Side)>,
     pub conflicts: Vec<Conflict>,
     pub plan: JoinPlan,
     /// Names that `keep-both` has given away.
@@ -72,6 +74,7 @@ impl<'a, C: Compare> Session<'a, C> {
             groups: Groups::default(),
             shared: BTreeMap::new(),
             subtrees: BTreeSet::new(),
+            restored: Vec::new(),
             conflicts: Vec::new(),
             plan: JoinPlan::default(),
             given: BTreeSet::new(),

@@ -6,6 +6,7 @@
 //! inode that a process may still have mapped.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -311,6 +312,12 @@ impl<'a> Join<'a> {
     fn make_room(&mut self, to: &Path) -> Result<()> {
         let parent = to.parent().unwrap_or(Path::new(""));
         copy_up::copy_dir(&self.open, self.below, parent)?;
+        let deferred = &mut self.placed_here.deferred;
+        let later = deferred.range::<Path, _>((Bound::Included(to), Bound::Unbounded));
+        let inner = later.take_while(|(path, _)| path.starts_with(to));
+        for path in inner.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            deferred.remove(&path);
+        }
         at::remove_all(&self.open, &in_tree(to))
     }
 

@@ -410,3 +410,54 @@ fn what_is_opened_while_a_merge_is_prepared_is_busy() {
     assert_eq!(report.conflicts[0].class, Class::Busy, "{}", report.text);
     assert!(rig.fakes.interludes.lock().unwrap().is_empty());
 }
+
+/// A renamed directory is one change at two paths: it is not lost where the other side has its
+/// new name.
+#[test]
+fn a_directory_whose_new_name_is_lost_comes_back() {
+    let renames = "rm 0/log; mv 0/docs 0/log";
+    let writes = "write 0/log new";
+    for (a, b, policy) in [
+        (renames, writes, Policy::Last),
+        (writes, renames, Policy::First),
+        (writes, renames, Policy::Ignore),
+        ("exchange 0/log 0/docs", writes, Policy::Last),
+        (writes, "exchange 0/log 0/docs", Policy::First),
+        (
+            "mv 0/docs 0/src/docs",
+            "rm -r 0/src; write 0/src new",
+            Policy::Last,
+        ),
+        (
+            "rm -r 0/src; write 0/src new",
+            "mv 0/docs 0/src/docs",
+            Policy::First,
+        ),
+        (
+            "mv 0/docs/a 0/a; rm -r 0/docs",
+            "mkdir 0/a; write 0/a/x new",
+            Policy::Last,
+        ),
+    ] {
+        let rig = Rig::new();
+        rig.begin("a");
+        rig.begin("b");
+        rig.run("a", a);
+        rig.run("b", b);
+        let report = rig.stage.merge(&names(&["a", "b"]), Some(policy)).unwrap();
+        let told = format!("{a} | {b}: {:?}", report.conflicts);
+        let tree = rig.tree();
+        assert_eq!(tree.text("0/docs/a/deep"), "deep\n", "{told}");
+        assert_eq!(tree.text("0/docs/b"), "b\n", "{told}");
+        let found = |path: &&str| tree.has(path) && !tree.0[*path].starts_with("Dir");
+        let kept: Vec<&str> = ["0/log", "0/src", "0/a/x"]
+            .into_iter()
+            .filter(found)
+            .collect();
+        assert!(kept.iter().any(|path| tree.text(path) == "new"), "{told}");
+        if policy != Policy::Ignore {
+            let docs = rig.dir.join("ws/docs");
+            assert!(report.conflicts[0].related.contains(&docs), "{told}");
+        }
+    }
+}

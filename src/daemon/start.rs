@@ -13,7 +13,7 @@ use crate::error::{Context, Error, Result};
 use crate::export::{self, Destination};
 use crate::fuse::FuseSessions;
 use crate::layer::{Inos, TREE};
-use crate::stage::{Failure, Options, Sessions, Stage, State, bind, mapped};
+use crate::stage::{Failure, Options, Sessions, Stage, State, bind, make_state_dir, mapped};
 use crate::sys::at;
 use crate::sys::made::Made;
 use crate::tree::Kind;
@@ -190,7 +190,7 @@ fn import(
     };
     let layers = state_dir.join("layers");
     if !from.is_empty() {
-        std::fs::create_dir_all(&layers).context(|| layers.display().to_string())?;
+        make_state_dir(state_dir)?;
     }
     let inos = Inos::new(IMPORT_RUN);
     let mut next = 0_u64;

@@ -19,8 +19,8 @@ use crate::error::{Context, Error, Result};
 use crate::layer::Stack;
 use crate::stage::failpoint;
 use crate::sys::at::{self, SetTime};
+use crate::sys::inherit::hand_nothing_down;
 use crate::sys::inode::Time;
-use crate::sys::xattr;
 
 /// What is to be done in one directory.
 #[derive(Debug, Serialize, Deserialize)]
@@ -219,10 +219,5 @@ fn lock(fd: &OwnedFd) -> Result<Flock<File>> {
 /// The staging directory hands nothing down: no default ACL, no group.
 fn prepare(target: &OwnedFd, staging: &Path) -> Result<()> {
     at::mkdir(target, staging, 0o700).context(|| staging.display().to_string())?;
-    for acl in ["system.posix_acl_default", "system.posix_acl_access"] {
-        if xattr::get(target, staging, acl)?.is_some() {
-            xattr::remove(target, staging, acl)?;
-        }
-    }
-    at::chmod(target, staging, 0o700)
+    hand_nothing_down(target, staging, 0o700)
 }

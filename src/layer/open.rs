@@ -18,6 +18,7 @@ use nix::fcntl::{OFlag, RenameFlags};
 
 use super::disk::{DiskTree, Whiteouts, set_ino};
 use crate::error::{Context, Result};
+use crate::sys::inherit::hand_nothing_down;
 use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, xattr};
 use crate::tree::union::Entry;
@@ -67,11 +68,15 @@ impl OpenLayer {
     fn try_open(path: &Path) -> Result<OpenLayer> {
         std::fs::create_dir_all(path)?;
         let dir = at::open_dir(nix::fcntl::AT_FDCWD, path)?;
+        // An entry that is made here inherits from the tree's directories alone.
+        hand_nothing_down(&dir, Path::new(""), 0o755)?;
         at::remove_all(&dir, Path::new(WORK))?;
         at::remove_all(&dir, Path::new(ORPHANS))?;
         for name in [TREE, INDEX, ORPHANS, WORK] {
             at::mkdir_if_missing(&dir, Path::new(name), 0o755)?;
         }
+        // What is taken up may have got some before.
+        hand_nothing_down(&dir, Path::new(TREE), 0o755)?;
         let whiteouts = match at::mknod(&dir, Path::new(WHITEOUT), Kind::CharDevice, 0, 0) {
             Ok(()) => Whiteouts::Device,
             Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EINVAL) => Whiteouts::Xattr,

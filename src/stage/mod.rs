@@ -43,12 +43,13 @@ mod teardown;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Context, Result};
 use crate::layer::{Base, Inos, Layer, OpenLayer, SealedLayer, Stack};
+use crate::sys::inherit::hand_nothing_down;
 use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, mount};
 use crate::view::View;
@@ -338,22 +339,24 @@ fn build_stack(
     Ok(Stack::new(layers))
 }
 
-fn make_state_dir(dir: &Path) -> Result<()> {
-    let make = || -> Result<()> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)?;
-        // The directory may have been there with another mode.
-        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700))?;
-        for name in [LAYERS, VIEWS, journal::DIR, OBJECTS] {
-            let mut directory = std::fs::DirBuilder::new();
-            directory
-                .recursive(true)
-                .mode(0o700)
-                .create(dir.join(name))?;
-        }
-        Ok(())
+/// Makes the state directory and those of the stage in it, or sees to it that
+/// they are as they should be: for root only, and with nothing to hand down. An
+/// ACL or a group that came from above would be inherited by all that a view
+/// makes (acl(5), inode(7)), and let others at it.
+///
+/// # Errors
+/// As mkdir(2), chmod(2) and removexattr(2), naming the path.
+pub fn make_state_dir(dir: &Path) -> Result<()> {
+    let make = |dir: &Path| -> Result<()> {
+        let mut directory = std::fs::DirBuilder::new();
+        directory.recursive(true).mode(0o700).create(dir)?;
+        let made = std::fs::File::open(dir)?;
+        hand_nothing_down(&made, Path::new(""), 0o700)
     };
-    make().context(|| dir.display().to_string())
+    make(dir).context(|| dir.display().to_string())?;
+    for name in [LAYERS, VIEWS, journal::DIR, OBJECTS] {
+        let dir = dir.join(name);
+        make(&dir).context(|| dir.display().to_string())?;
+    }
+    Ok(())
 }

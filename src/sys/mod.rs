@@ -5,6 +5,7 @@ pub mod at;
 pub mod cached;
 pub mod connection;
 pub mod copy;
+pub mod inherit;
 pub mod inode;
 pub mod lease;
 pub mod location;

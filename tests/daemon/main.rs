@@ -9,6 +9,7 @@ mod faults;
 mod given_up;
 mod imports;
 mod in_place;
+mod inherited;
 mod interrupted;
 mod isolation;
 mod left_behind;

@@ -9,6 +9,7 @@ use super::filesystem::Adapter;
 use super::serving::Serving;
 use super::stats::Op;
 use crate::layer::copy_up::Extent;
+use crate::view::Unprivileged;
 
 thread_local! {
     /// Kept from read to read: the pages of a fresh one cost as much as copying
@@ -31,8 +32,8 @@ fn with_buffer<R>(size: usize, with: impl FnOnce(&mut [u8]) -> R) -> R {
 pub(super) struct Write {
     pub handle: u64,
     pub offset: u64,
-    /// The writer is one whose writes clear setuid and setgid.
-    pub kill_privileges: bool,
+    /// The writer, if it is one whose writes clear setuid and setgid.
+    pub kill_privileges: Option<Unprivileged>,
     pub append: bool,
 }
 

@@ -15,11 +15,13 @@ use nix::fcntl::OFlag;
 use super::content::Write;
 use super::convert::{FOREVER, decode_device, errno, file_attr, kind, set_time};
 use super::modes::Modes;
-use super::serving::{Serving, caller, done, is_writable, open_flags, reply_bytes};
+use super::serving::{
+    Serving, by, caller, done, is_writable, open_flags, reply_bytes, unprivileged,
+};
 use super::stats::{Op, Stats};
 use super::workers::Workers;
 use crate::layer::copy_up::Extent;
-use crate::view::{RenameMode, SetAttr, SetXattr, View, Whence};
+use crate::view::{ACCESS_ACL, RenameMode, SetAttr, SetXattr, View, Whence};
 
 /// What INIT agreed on with the kernel.
 #[derive(Debug, Default)]
@@ -167,7 +169,7 @@ impl Filesystem for Adapter {
             size,
             atime: set_time(atime),
             mtime: set_time(mtime),
-            unprivileged: request.uid() != 0,
+            unprivileged: unprivileged(request),
         };
         let extent = match size {
             None => Extent::Metadata,
@@ -291,7 +293,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let flags = open_flags(flags);
-        let unprivileged = request.uid() != 0;
+        let unprivileged = unprivileged(request);
         let writable = is_writable(flags);
         let extent = match flags.contains(OFlag::O_TRUNC) {
             true => Some(Extent::Empty),
@@ -372,7 +374,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -385,7 +387,9 @@ impl Filesystem for Adapter {
         let how = Write {
             handle: fh.0,
             offset,
-            kill_privileges: write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID),
+            kill_privileges: write_flags
+                .contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID)
+                .then(|| by(request)),
             append: open_flags(flags).contains(OFlag::O_APPEND),
         };
         self.serve_write(ino, how, data, reply);
@@ -533,7 +537,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -549,9 +553,14 @@ impl Filesystem for Adapter {
             SetXattr::Any
         };
         let slow = self.inner.view.copies_much(ino.0, Extent::Metadata);
+        let by = unprivileged(request).filter(|_| name == ACCESS_ACL);
         let (name, value) = (name.to_os_string(), value.to_vec());
         self.maybe_slow(Op::Setxattr, slow, move |inner| {
-            done(inner.view.setxattr(ino.0, &name, &value, how), reply);
+            let set = match by {
+                Some(by) => inner.view.set_access_acl(ino.0, &value, how, by),
+                None => inner.view.setxattr(ino.0, &name, &value, how),
+            };
+            done(set, reply);
         });
     }
 

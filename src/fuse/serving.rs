@@ -15,7 +15,7 @@ use super::modes::Modes;
 use super::stats::Stats;
 use crate::error::Result;
 use crate::tree::{Attr, Ino};
-use crate::view::{Caller, View};
+use crate::view::{Caller, Unprivileged, View};
 
 #[derive(Debug)]
 pub(super) struct Serving {
@@ -103,6 +103,20 @@ pub(super) fn caller(request: &Request, umask: u32) -> Caller {
         gid: request.gid(),
         umask,
     }
+}
+
+/// Who asks, for a request that clears setuid and setgid.
+pub(super) fn by(request: &Request) -> Unprivileged {
+    Unprivileged {
+        gid: request.gid(),
+        pid: request.pid(),
+    }
+}
+
+/// Who asks, if not root. That a process has `CAP_FSETID`, or that root has not,
+/// most requests do not say.
+pub(super) fn unprivileged(request: &Request) -> Option<Unprivileged> {
+    (request.uid() != 0).then(|| by(request))
 }
 
 pub(super) fn open_flags(flags: OpenFlags) -> OFlag {

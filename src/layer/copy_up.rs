@@ -346,17 +346,32 @@ fn make(
     dress(layer, &part.path, attr, open, to)
 }
 
-/// Makes a FIFO, socket or device node with a number; a user's own 0:0
-/// character device, which would be a whiteout, becomes a marked empty file.
+/// [`make_node_as`] for an entry that gets its permissions later.
 ///
 /// # Errors
 /// As mknodat(2).
 pub fn make_node(open: &OpenLayer, to: &Path, kind: Kind, rdev: u64, ino: Ino) -> Result<()> {
+    make_node_as(open, to, kind, 0o600, rdev, ino)
+}
+
+/// Makes a FIFO, socket, device node or empty file with a number; a user's own
+/// 0:0 character device, which would be a whiteout, becomes a marked empty file.
+///
+/// # Errors
+/// As mknodat(2).
+pub fn make_node_as(
+    open: &OpenLayer,
+    to: &Path,
+    kind: Kind,
+    perm: u32,
+    rdev: u64,
+    ino: Ino,
+) -> Result<()> {
     if kind == Kind::CharDevice && rdev == 0 {
-        at::mknod(open, to, Kind::File, 0o600, 0)?;
+        at::mknod(open, to, Kind::File, perm, 0)?;
         return open.mark(to, ino, marker::NULL_DEVICE, OsStr::new("y"));
     }
-    at::mknod(open, to, kind, 0o600, rdev)?;
+    at::mknod(open, to, kind, perm, rdev)?;
     set_ino(open, to, ino, false)
 }
 

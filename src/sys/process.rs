@@ -62,6 +62,19 @@ impl std::os::fd::AsFd for Process {
     }
 }
 
+/// The supplementary groups of a thread (proc_pid_status(5), `Groups`).
+///
+/// # Errors
+/// `ENOENT` when there is none of this number, else as read(2).
+pub fn groups(pid: u32) -> Result<Vec<u32>> {
+    let status = std::fs::read(format!("/proc/{pid}/status"))?;
+    // A thread's name may be any bytes.
+    let status = String::from_utf8_lossy(&status);
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    let groups = groups.unwrap_or_default().split_whitespace();
+    Ok(groups.filter_map(|group| group.parse().ok()).collect())
+}
+
 /// Makes every descriptor but the three standard ones close when another
 /// program is executed (close_range(2)): a daemon must not hold open what its
 /// starter's callers forgot to close.

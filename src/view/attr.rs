@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
 use super::node::{Content, Here, Node};
+use super::privileges::{Unprivileged, without_privileges};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::copy_up::Extent;
@@ -32,22 +33,29 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// Last change of content.
     pub mtime: Option<SetTime>,
-    /// The caller may not keep setuid and setgid on what it writes.
-    pub unprivileged: bool,
+    /// The caller, if it may not keep setuid and setgid on what it changes.
+    pub unprivileged: Option<Unprivileged>,
 }
 
 impl SetAttr {
-    /// The kernel changes nothing but wants setuid and setgid gone: before a
-    /// write past us, fallocate, copy_file_range, and in chown(path, -1, -1)
+    /// True if the kernel changes nothing but wants setuid and setgid gone: before
+    /// a write past us, fallocate, copy_file_range, and in chown(path, -1, -1)
     /// (fs/fuse/dir.c, fuse_setattr, leaves such a request empty).
-    fn only_drops_privileges(&self) -> bool {
-        self.unprivileged
-            && self.perm.is_none()
+    fn is_empty(&self) -> bool {
+        self.perm.is_none()
             && self.uid.is_none()
             && self.gid.is_none()
             && self.size.is_none()
             && self.atime.is_none()
             && self.mtime.is_none()
+    }
+
+    /// Whose change takes setuid and setgid before anything else: who changes the
+    /// length, the owner, or nothing (see [`SetAttr::is_empty`]).
+    fn drops_privileges_of(&self) -> Option<Unprivileged> {
+        let drops =
+            self.size.is_some() || self.uid.is_some() || self.gid.is_some() || self.is_empty();
+        self.unprivileged.filter(|_| drops)
     }
 
     fn times(&self) -> (SetTime, SetTime) {
@@ -73,31 +81,13 @@ pub struct StatFs {
     pub files_free: u64,
 }
 
-const SETUID: u32 = 0o4000;
-const SETGID: u32 = 0o2000;
-const GROUP_EXECUTE: u32 = 0o010;
-
-/// What a write by others leaves of the permission bits (inode(7), chown(2)):
-/// no setuid, and no setgid where it means a program.
-pub(super) fn without_privileges(perm: u32) -> u32 {
-    let mut perm = perm & !SETUID;
-    if perm & GROUP_EXECUTE != 0 {
-        perm &= !SETGID;
-    }
-    perm
-}
-
 /// Changes an open file that no layer holds any more.
 fn change_detached(fd: &OwnedFd, set: &SetAttr) -> Result<()> {
     let chmod = |perm: u32| nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(perm));
-    let perm = at::fstat(fd)?.attr.perm;
-    if set.only_drops_privileges() {
-        chmod(without_privileges(perm))?;
+    if let Some(who) = set.drops_privileges_of() {
+        chmod(who.without_privileges(&at::fstat(fd)?.attr))?;
     }
     if let Some(size) = set.size {
-        if set.unprivileged {
-            chmod(without_privileges(perm))?;
-        }
         nix::unistd::ftruncate(fd, size.cast_signed())?;
     }
     if set.uid.is_some() || set.gid.is_some() {
@@ -134,7 +124,12 @@ fn change_gone(node: &Node, set: &SetAttr) -> Result<Attr> {
     if gone != Errno::ENOENT || set.size.is_some() {
         return Err(gone.into());
     }
-    if set.uid.is_some() || set.gid.is_some() || set.only_drops_privileges() {
+    if node.kind == Kind::File
+        && let Some(who) = set.drops_privileges_of()
+    {
+        attr.perm = who.without_privileges(attr);
+    }
+    if set.uid.is_some() || set.gid.is_some() {
         if node.kind == Kind::File {
             attr.perm = without_privileges(attr.perm);
         }
@@ -286,21 +281,16 @@ impl View {
 
     fn change(&self, state: &Layers, node: &Node, path: &Path, set: &SetAttr) -> Result<()> {
         let open = &*state.open;
-        let privileged = || -> Result<()> {
-            let perm = at::stat(open, path)?.attr.perm;
-            let kept = without_privileges(perm);
-            if kept != perm {
+        if node.kind == Kind::File
+            && let Some(who) = set.drops_privileges_of()
+        {
+            let attr = at::stat(open, path)?.attr;
+            let kept = who.without_privileges(&attr);
+            if kept != attr.perm {
                 at::chmod(open, path, kept)?;
             }
-            Ok(())
-        };
-        if set.only_drops_privileges() && node.kind == Kind::File {
-            privileged()?;
         }
         if let Some(size) = set.size {
-            if set.unprivileged {
-                privileged()?;
-            }
             let file = self.content(state, node, true)?;
             nix::unistd::ftruncate(&*file, size.cast_signed())?;
         }

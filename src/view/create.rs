@@ -12,7 +12,7 @@ use super::lookup::{Resolved, check_new_name};
 use super::node::{Content, DirHere, Here, Inherit, Node, OpenFile, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
-use crate::layer::copy_up::make_node;
+use crate::layer::copy_up::make_node_as;
 use crate::layer::{OpenLayer, set_ino};
 use crate::sys::{at, xattr};
 use crate::tree::listing::Listed;
@@ -249,16 +249,8 @@ impl View {
         self.make_leaf(parent, name, caller, |state, path, ino, inherit| {
             let open = &*state.open;
             let perm = Self::permissions(mode, caller, inherit);
-            if kind == Kind::File {
-                at::mknod(open, path, kind, perm, 0)?;
-                set_ino(open, path, ino, false)?;
-            } else if inherit.acl && !(kind == Kind::CharDevice && rdev == 0) {
-                at::mknod(open, path, kind, perm, rdev)?;
-                set_ino(open, path, ino, false)?;
-            } else {
-                make_node(open, path, kind, rdev, ino)?;
-                at::chmod(open, path, perm)?;
-            }
+            // With its mode from the start: a default ACL is masked by it (acl(5)).
+            make_node_as(open, path, kind, perm, rdev, ino)?;
             if self.own(state, path, caller, inherit)? {
                 restore_bits(open, path, perm & 0o6000)?;
             }

@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
 
-use super::attr::without_privileges;
 use super::node::{Content, Here, Node};
+use super::privileges::Unprivileged;
 use super::refresh::last_attributes;
 use super::{Handle, Layers, View};
 use crate::error::Result;
@@ -48,7 +48,12 @@ impl View {
     ///
     /// # Errors
     /// As open(2); `ENOSPC` if a copy-up finds no room.
-    pub fn open(&self, ino: Ino, flags: OFlag, unprivileged: bool) -> Result<Opened> {
+    pub fn open(
+        &self,
+        ino: Ino,
+        flags: OFlag,
+        unprivileged: Option<Unprivileged>,
+    ) -> Result<Opened> {
         let node = self.node(ino)?;
         match node.kind {
             Kind::File => {}
@@ -85,8 +90,8 @@ impl View {
                         return Ok(None);
                     }
                     let file = self.content(&state, &node, true)?;
-                    if unprivileged {
-                        drop_privileges(&file)?;
+                    if let Some(who) = unprivileged {
+                        drop_privileges(&file, who)?;
                     }
                     nix::unistd::ftruncate(&*file, 0)?;
                 }
@@ -259,7 +264,7 @@ impl View {
         handle: u64,
         offset: u64,
         data: &[u8],
-        unprivileged: bool,
+        unprivileged: Option<Unprivileged>,
     ) -> Result<usize> {
         self.changing(handle, |_, file| put(file, offset, data, unprivileged))
     }
@@ -270,7 +275,12 @@ impl View {
     ///
     /// # Errors
     /// As [`View::write`].
-    pub fn append(&self, handle: u64, data: &[u8], unprivileged: bool) -> Result<(u64, usize)> {
+    pub fn append(
+        &self,
+        handle: u64,
+        data: &[u8],
+        unprivileged: Option<Unprivileged>,
+    ) -> Result<(u64, usize)> {
         self.changing(handle, |_, file| {
             let end = at::fstat(file)?.attr.size;
             Ok((end, put(file, end, data, unprivileged)?))
@@ -408,9 +418,14 @@ impl View {
 const COPY_STEP: u64 = 8 << 20;
 
 /// Writes all of `data`, or as much as there is room for.
-fn put(file: &OwnedFd, offset: u64, data: &[u8], unprivileged: bool) -> Result<usize> {
-    if unprivileged {
-        drop_privileges(file)?;
+fn put(
+    file: &OwnedFd,
+    offset: u64,
+    data: &[u8],
+    unprivileged: Option<Unprivileged>,
+) -> Result<usize> {
+    if let Some(who) = unprivileged {
+        drop_privileges(file, who)?;
     }
     let mut done = 0;
     while done < data.len() {
@@ -433,10 +448,10 @@ pub(super) fn remove_orphan(state: &Layers, ino: Ino) {
 }
 
 /// What a write by somebody without privileges takes from a file.
-fn drop_privileges(file: &OwnedFd) -> Result<()> {
-    let perm = at::fstat(file)?.attr.perm;
-    let kept = without_privileges(perm);
-    if kept != perm {
+fn drop_privileges(file: &OwnedFd, who: Unprivileged) -> Result<()> {
+    let attr = at::fstat(file)?.attr;
+    let kept = who.without_privileges(&attr);
+    if kept != attr.perm {
         nix::sys::stat::fchmod(file, Mode::from_bits_truncate(kept))?;
     }
     Ok(())

@@ -14,6 +14,7 @@ mod io;
 mod link;
 mod lookup;
 mod node;
+mod privileges;
 mod refresh;
 mod remove;
 mod rename;
@@ -35,8 +36,9 @@ pub use attr::{SetAttr, StatFs};
 pub use create::Caller;
 pub use dir::Emit;
 pub use io::{Opened, Whence};
+pub use privileges::Unprivileged;
 pub use rename::RenameMode;
-pub use xattr::SetXattr;
+pub use xattr::{ACCESS_ACL, SetXattr};
 
 use node::{DirHere, Here, Node};
 

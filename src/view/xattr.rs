@@ -6,14 +6,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
+use nix::sys::stat::{Mode, fchmod};
 
 use super::View;
 use super::node::Here;
+use super::privileges::Unprivileged;
 use crate::error::Result;
 use crate::layer::copy_up::Extent;
-use crate::sys::xattr;
-use crate::tree::Ino;
-use crate::tree::marker;
+use crate::sys::{at, xattr};
+use crate::tree::{Attr, Ino, marker};
+
+/// The ACL that decides on access (acl(5)), and the one that is handed down.
+pub const ACCESS_ACL: &str = "system.posix_acl_access";
+const DEFAULT_ACL: &str = "system.posix_acl_default";
 
 /// When setxattr(2) may succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +29,31 @@ pub enum SetXattr {
     Create,
     /// `XATTR_REPLACE`: only if it is there.
     Replace,
+}
+
+impl SetXattr {
+    fn flags(self) -> i32 {
+        match self {
+            SetXattr::Any => 0,
+            SetXattr::Create => libc::XATTR_CREATE,
+            SetXattr::Replace => libc::XATTR_REPLACE,
+        }
+    }
+}
+
+/// The attributes of what lies at a path, or of an open file if that is empty.
+fn stat(at: BorrowedFd<'_>, path: &Path) -> Result<Attr> {
+    Ok(match path.as_os_str().is_empty() {
+        true => at::fstat(at)?.attr,
+        false => at::stat(at, path)?.attr,
+    })
+}
+
+fn chmod(at: BorrowedFd<'_>, path: &Path, perm: u32) -> Result<()> {
+    match path.as_os_str().is_empty() {
+        true => Ok(fchmod(at, Mode::from_bits_truncate(perm))?),
+        false => at::chmod(at, path, perm),
+    }
 }
 
 /// The name inside a layer, or `ENODATA`/`EPERM` where users cannot have it.
@@ -110,12 +140,34 @@ impl View {
     /// As setxattr(2).
     pub fn setxattr(&self, ino: Ino, name: &OsStr, value: &[u8], how: SetXattr) -> Result<()> {
         let name = inside(name, Errno::EPERM)?;
-        let flags = match how {
-            SetXattr::Any => 0,
-            SetXattr::Create => libc::XATTR_CREATE,
-            SetXattr::Replace => libc::XATTR_REPLACE,
-        };
+        let flags = how.flags();
         self.change_xattr(ino, |at, path| xattr::set(at, path, &name, value, flags))
+    }
+
+    /// Sets the ACL for somebody unprivileged, whom it may cost setgid.
+    ///
+    /// # Errors
+    /// As setxattr(2).
+    pub fn set_access_acl(
+        &self,
+        ino: Ino,
+        value: &[u8],
+        how: SetXattr,
+        who: Unprivileged,
+    ) -> Result<()> {
+        self.change_xattr(ino, |at, path| {
+            // Before the ACL lets others run it with the group's rights.
+            let attr = stat(at, path)?;
+            let kept = who.without_setgid(&attr);
+            if kept != attr.perm {
+                chmod(at, path, kept)?;
+            }
+            xattr::set(at, path, ACCESS_ACL, value, how.flags()).inspect_err(|_| {
+                if kept != attr.perm {
+                    let _ = chmod(at, path, attr.perm);
+                }
+            })
+        })
     }
 
     /// Removes an attribute.
@@ -124,7 +176,16 @@ impl View {
     /// As removexattr(2), `ENODATA` if there is none.
     pub fn removexattr(&self, ino: Ino, name: &OsStr) -> Result<()> {
         // Asked first, so that a failure copies nothing up.
-        self.getxattr(ino, name)?;
+        match self.getxattr(ino, name) {
+            // An ACL that is not there is removed (fs/ext4/acl.c, ext4_set_acl).
+            Err(error)
+                if error.errno() == Errno::ENODATA
+                    && (name == ACCESS_ACL || name == DEFAULT_ACL) =>
+            {
+                return Ok(());
+            }
+            there => there?,
+        };
         let name = inside(name, Errno::EPERM)?;
         self.change_xattr(ino, |at, path| xattr::remove(at, path, &name))
     }

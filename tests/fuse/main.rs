@@ -10,3 +10,4 @@ mod mounted;
 mod names;
 mod passthrough;
 mod peers;
+mod privileges;

@@ -140,7 +140,7 @@ impl Program {
         let handle = match self.ino(path) {
             Ok(ino) => {
                 let flags = OFlag::O_WRONLY | OFlag::O_TRUNC;
-                let opened = self.0.open(ino, flags, false);
+                let opened = self.0.open(ino, flags, None);
                 opened.map_err(|error| error.errno())?.handle
             }
             Err(_) => {
@@ -149,7 +149,7 @@ impl Program {
                 made.map_err(|error| error.errno())?.1
             }
         };
-        let written = self.0.write(handle, 0, text.as_bytes(), false);
+        let written = self.0.write(handle, 0, text.as_bytes(), None);
         self.0.release(handle);
         written.map(drop).map_err(|error| error.errno())
     }

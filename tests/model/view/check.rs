@@ -157,7 +157,7 @@ impl Driver {
         let ino = self.reach(id).expect("looked up");
         match self.model.inodes[id].kind {
             Kind::File => {
-                let opened = self.view.open(ino, OFlag::O_RDONLY, false).expect("open");
+                let opened = self.view.open(ino, OFlag::O_RDONLY, None).expect("open");
                 let content = &self.model.inodes[id].content;
                 let mut buffer = vec![0; content.len() + 1];
                 let read = self.view.read(opened.handle, 0, &mut buffer).expect("read");

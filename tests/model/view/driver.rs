@@ -479,7 +479,7 @@ impl Driver {
             step.unlink(dir, name).unwrap();
         }
         let (_, handle) = step.create(dir, name, 0o644, true, &caller(0)).unwrap();
-        step.write(handle, 0, content, false).unwrap();
+        step.write(handle, 0, content, None).unwrap();
         step.release(handle);
         let open = step.close().expect("close");
         let id = self.layer_id();

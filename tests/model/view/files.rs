@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 
 use crate::driver::{Driver, agree};
 use crate::ops::Change;
-use crate::reference::{Id, Inode};
+use crate::reference::{Id, Inode, OUTSIDER};
 
 #[derive(Clone, Copy, Debug)]
 pub struct Handle {
@@ -37,14 +37,14 @@ impl Driver {
         }
         // By path it would be another file.
         if self.replaced.contains(&id) && (write || empty) {
-            let got = self.view.open(ino, flags, unprivileged);
+            let got = self.view.open(ino, flags, unprivileged.then_some(OUTSIDER));
             agree(("open", id, write, empty), Err::<(), _>(Errno::ESTALE), got);
             return;
         }
         if empty {
             self.model.inodes[id].truncate(0, unprivileged);
         }
-        let got = self.view.open(ino, flags, unprivileged);
+        let got = self.view.open(ino, flags, unprivileged.then_some(OUTSIDER));
         if let Some(((), opened)) = agree(("open", id, write, empty), Ok(()), got) {
             self.opened(id, opened.handle, write);
         }
@@ -56,7 +56,8 @@ impl Driver {
             return;
         }
         let data: Vec<u8> = (0..length).map(|i| (i ^ offset) as u8).collect();
-        let got = self.view.write(handle, offset.into(), &data, unprivileged);
+        let by = unprivileged.then_some(OUTSIDER);
+        let got = self.view.write(handle, offset.into(), &data, by);
         if self.is_refused(id, &got) {
             return;
         }
@@ -106,7 +107,7 @@ impl Driver {
     pub fn truncate(&mut self, id: Id, size: u16, unprivileged: bool) {
         let set = SetAttr {
             size: Some(size.into()),
-            unprivileged,
+            unprivileged: unprivileged.then_some(OUTSIDER),
             ..SetAttr::default()
         };
         self.setattr(id, &set, |inode| inode.truncate(size.into(), unprivileged));

@@ -174,7 +174,7 @@ fn a_path_that_was_replaced_has_to_be_looked_up_again() {
     let errno = |answer: harness_fs::error::Result<()>| answer.err().map(|error| error.errno());
     let write = nix::fcntl::OFlag::O_WRONLY;
     for ino in old {
-        let opened = view.open(ino, write, false).map(drop);
+        let opened = view.open(ino, write, None).map(drop);
         assert_eq!(errno(opened), Some(Errno::ESTALE));
     }
     let set = harness_fs::view::SetAttr {
@@ -220,7 +220,7 @@ fn a_large_copy_up_is_told_before_it_is_made() {
             let id = view.open_at(name, true);
             let handle = view.handles[0].handle;
             let data = vec![7; SIZE];
-            view.view.write(handle, 0, &data, false).unwrap();
+            view.view.write(handle, 0, &data, None).unwrap();
             view.model.inodes[id].write(0, &data, false);
             view.release(0);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 
 use harness_fs::tree::{Kind, Time};
-use harness_fs::view::RenameMode;
+use harness_fs::view::{RenameMode, Unprivileged};
 use nix::errno::Errno;
 
 /// An index into [`Reference::inodes`]; 0 is the root, which holds the mapped paths.
@@ -14,6 +14,8 @@ pub type Result<T> = std::result::Result<T, Errno>;
 pub const ROOT: Id = 0;
 /// The caller's umask in all operations.
 pub const UMASK: u32 = 0o022;
+/// Who writes without privileges: in this one group.
+pub const OUTSIDER: Unprivileged = Unprivileged { gid: 500, pid: 0 };
 
 #[derive(Clone, Debug)]
 pub struct Inode {
@@ -82,6 +84,11 @@ impl Inode {
         self.mtime = None;
         if unprivileged {
             self.drop_privileges();
+            // The writer is in no group but its own (fs/attr.c,
+            // setattr_should_drop_sgid).
+            if self.gid != OUTSIDER.gid {
+                self.perm &= !0o2000;
+            }
         }
     }
 }

@@ -92,7 +92,7 @@ impl Writer {
     }
 
     fn open(&self, name: &OsStr, flags: OFlag) -> u64 {
-        let opened = self.with_ino(name, |ino| self.view.open(ino, flags, false));
+        let opened = self.with_ino(name, |ino| self.view.open(ino, flags, None));
         opened
             .unwrap_or_else(|e| panic!("open {name:?}: {e:?}"))
             .handle
@@ -169,7 +169,7 @@ impl Writer {
         let handle = self.files[at].handle;
         let offset = self.random.below(self.files[at].content.len() + 1);
         let handle_now = handle.unwrap_or_else(|| self.open(&self.files[at].name, OFlag::O_RDWR));
-        let done = self.view.write(handle_now, offset as u64, &data, false);
+        let done = self.view.write(handle_now, offset as u64, &data, None);
         assert_eq!(done.unwrap(), data.len());
         if handle.is_none() {
             self.view.release(handle_now);
@@ -249,7 +249,7 @@ impl Writer {
                 .view
                 .create(dir.ino, inner, 0o644, true, &ROOT_USER)
                 .unwrap();
-            self.view.write(handle, 0, b"inner", false).unwrap();
+            self.view.write(handle, 0, b"inner", None).unwrap();
             self.view.release(handle);
         }
     }
@@ -279,7 +279,7 @@ impl Writer {
             let dir = self.view.lookup(self.dir, &name).unwrap().ino;
             for inner in ["x", "y"] {
                 let ino = self.view.lookup(dir, OsStr::new(inner)).unwrap().ino;
-                let handle = self.view.open(ino, OFlag::O_RDONLY, false).unwrap().handle;
+                let handle = self.view.open(ino, OFlag::O_RDONLY, None).unwrap().handle;
                 self.read(handle, b"inner");
                 self.view.release(handle);
             }
@@ -305,7 +305,7 @@ impl Copier {
             made.unwrap().1
         };
         let handles = ["from", "to"].map(create);
-        assert_eq!(view.write(handles[0], 0, &from, false).unwrap(), LARGE);
+        assert_eq!(view.write(handles[0], 0, &from, None).unwrap(), LARGE);
         Copier {
             view: view.clone(),
             handles,

@@ -278,7 +278,7 @@ pub(super) fn remove_state(dir: &Path) -> Result<()> {
             remove_view(&view?.path());
         }
     }
-    for name in [LAYERS, journal::DIR, super::OBJECTS, super::reserve::FILE] {
+    for name in [LAYERS, journal::DIR, super::OBJECTS, super::reserve::DIR] {
         at::remove_all(nix::fcntl::AT_FDCWD, &dir.join(name))
             .context(|| dir.join(name).display().to_string())?;
     }

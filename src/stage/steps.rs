@@ -11,7 +11,7 @@ use super::head::forget_seal;
 use super::journal::Record;
 use super::names::{self, STAGE_VIEW};
 use super::state::{Phase, State, StepState, now};
-use super::{Failure, Running, Stage, failpoint, occupants, recover};
+use super::{Failure, Running, Stage, failpoint, occupants, recover, reserve};
 use crate::error::{Context, Result};
 use crate::layer::{Manifest, OpenLayer, seal};
 use crate::tree::Ino;
@@ -251,10 +251,13 @@ impl Stage {
                 id: id.clone(),
                 commits,
             };
-            record.write(&self.dir)?;
+            reserve::or_spend(&self.dir, || record.write(&self.dir))?;
             failpoint::hit("seal-step-before-seal");
-            if let Err(error) = seal(&open, &stack, &self.layers_dir(), &id, step, now()) {
+            let layers = self.layers_dir();
+            let sealed = || seal(&open, &stack, &layers, &id, step, now());
+            if let Err(error) = reserve::or_spend(&self.dir, sealed) {
                 forget_seal(&open, &self.dir, &id);
+                reserve::keep(&self.dir);
                 return Err(error.into());
             }
             failpoint::hit("seal-step-after-seal");

@@ -8,10 +8,14 @@ use crate::rig::{Rig, alone, tool, tree};
 
 /// A state directory on a disk of eight megabytes.
 fn small_disk(rig: &Rig) {
+    disk(rig, "size=8m");
+}
+
+fn disk(rig: &Rig, options: &str) {
     fs::create_dir(rig.state()).unwrap();
     let state = rig.state();
     let at = state.to_str().unwrap();
-    tool("mount", &["-t", "tmpfs", "-o", "size=8m", "none", at]);
+    tool("mount", &["-t", "tmpfs", "-o", options, "none", at]);
 }
 
 const FILL: &str = "dd if=/dev/zero of=fill bs=64k count=1000 2>/dev/null";
@@ -93,6 +97,36 @@ fn a_full_disk_at_the_merge() {
             rig.ok(&["step", "discard", "s"]);
             assert_eq!(tree(&rig.ws()), old);
         }
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// There is room for bytes, but for no file more.
+#[test]
+fn a_disk_without_inodes_at_the_merge() {
+    alone(|rig| {
+        disk(rig, "size=8m,nr_inodes=150");
+        rig.mount();
+        rig.ok(&["snapshot", "create", "start"]);
+        let old = tree(&rig.ws());
+        let fill = "i=0; while echo x 2>/dev/null >i$i; do i=$((i+1)); done";
+        let ran = rig.step("failed", &[], &format!("{fill}; exit 3"));
+        assert_eq!(ran.code, 3, "{ran:?}");
+        assert_eq!(tree(&rig.ws()), old);
+        let ran = rig.step(
+            "kept",
+            &["--on-failure", "keep"],
+            &format!("{fill}; exit 3"),
+        );
+        assert_eq!(ran.code, 3, "{ran:?}");
+        rig.ok(&["step", "merge", "kept"]);
+        assert!(rig.ws().join("i50").exists());
+        rig.ok(&["snapshot", "restore", "start"]);
+        assert_eq!(tree(&rig.ws()), old);
+        let ran = rig.step("merged", &[], fill);
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(rig.ws().join("i50").exists());
+        assert_eq!(rig.ok(&["step", "list"]).out, "");
         rig.ok(&["unmount"]);
     });
 }

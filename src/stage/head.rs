@@ -28,8 +28,13 @@ impl Stage {
 
     /// Has the kernel hand over what programs changed through shared mappings
     /// of the stage view: it tells us only when it writes pages back, which
-    /// may be after the file's layer was sealed, or never. Requests are served
-    /// meanwhile, since the pages come as such.
+    /// may be after the file's layer was sealed, or never.
+    ///
+    /// Requests are served meanwhile: the pages come as such, and one that was held
+    /// could keep what this waits for, a page locked (fs/fuse/file.c,
+    /// fuse_send_write_pages) or writing back off (fs/fuse/dir.c, fuse_set_nowrite).
+    /// So a layer may have a later write and not the earlier change of a mapping,
+    /// unless that was synced (msync(2)): docs/semantics.md says so.
     fn collect_mapped(&self) -> Result<()> {
         let running = self.running.lock().get(STAGE_VIEW).cloned();
         match running.and_then(|running| running.session.clone()) {

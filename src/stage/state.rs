@@ -203,13 +203,7 @@ impl State {
     pub fn write(&self, state_dir: &Path) -> Result<()> {
         failpoint::hit("commit-before-rename");
         let (path, text) = (state_dir.join(FILE), serde_json::to_vec_pretty(self)?);
-        let dir = match rename_over(&path, &text) {
-            Err(error) if matches!(error.errno(), Errno::ENOSPC | Errno::EDQUOT) => {
-                reserve::spend(state_dir);
-                rename_over(&path, &text)?
-            }
-            done => done?,
-        };
+        let dir = reserve::or_spend(state_dir, || rename_over(&path, &text))?;
         // No failure: the new text holds for whoever reads it, and after a failure
         // layers would be removed that it names.
         if let Err(error) = dir.sync_all() {

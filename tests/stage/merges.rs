@@ -398,7 +398,7 @@ fn what_is_opened_while_a_merge_is_prepared_is_busy() {
         for name in ["0", "log"] {
             ino = view.lookup(ino, name.as_ref()).unwrap().ino;
         }
-        view.open(ino, OFlag::O_WRONLY, false).unwrap();
+        view.open(ino, OFlag::O_WRONLY, None).unwrap();
     };
     // The first exchange is that of the head before the merge is prepared.
     let interludes: [Interlude; 2] = [Box::new(open), Box::new(|| ())];

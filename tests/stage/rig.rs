@@ -187,8 +187,8 @@ impl Rig {
         for name in Path::new(path) {
             ino = view.lookup(ino, name).unwrap().ino;
         }
-        let opened = view.open(ino, OFlag::O_WRONLY, false).unwrap();
-        let written = view.write(opened.handle, 0, content.as_bytes(), false);
+        let opened = view.open(ino, OFlag::O_WRONLY, None).unwrap();
+        let written = view.write(opened.handle, 0, content.as_bytes(), None);
         assert_eq!(written.unwrap(), content.len());
         view.release(opened.handle);
     }

@@ -26,8 +26,8 @@ Examples:
   harness-fs unmount --apply / --all   # so do all mapped paths
   harness-fs unmount --keep-state      # `mount --resume` brings it back")]
 pub struct Arguments {
-    /// First write the workspace into this directory, as `apply` does; if that fails, the stage
-    /// stays. The workspace itself is written whole or not at all: what is cut off after it began
+    /// First write the workspace into this directory, as `apply` does, once what runs in steps has
+    /// been ended; if that fails, the stage stays. The workspace itself is written whole or not at all: what is cut off after it began
     /// to change, the next `unmount` or `mount --resume` finishes; what is cut off before leaves
     /// the stage, which `mount --resume` brings back to apply it again.
     #[arg(long, value_name = "DIR")]

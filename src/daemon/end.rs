@@ -9,7 +9,7 @@ use super::requests::Requests;
 use crate::control::STAGE_FILE;
 use crate::error::{Error, Result};
 use crate::export::{self, ApplyReport, InPlace};
-use crate::stage::{EndReport, Failure, Stage, bind, occupants, survivors};
+use crate::stage::{EndReport, Failure, Phase, Stage, bind, occupants, survivors};
 
 /// Why a stage was not ended.
 #[derive(Debug)]
@@ -29,13 +29,27 @@ pub enum InPlaceOf {
     All,
 }
 
+/// Where the tree is written to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Apply {
+    /// To where it came from.
+    InPlace(InPlaceOf),
+    /// To a directory outside of the stage.
+    Elsewhere {
+        /// The directory.
+        dir: PathBuf,
+        /// Every mapped path below its own name, not the workspace alone.
+        all: bool,
+    },
+}
+
 /// How to end it.
 #[derive(Clone, Debug, Default)]
 pub struct How {
     /// Leave what `mount --resume` needs.
     pub keep_state: bool,
-    /// Write the tree to where it came from.
-    pub apply: Option<InPlaceOf>,
+    /// Write the tree somewhere first.
+    pub apply: Option<Apply>,
     /// How long processes in steps have to end before they are killed, and then
     /// their command lines to say so.
     pub grace: Duration,
@@ -47,14 +61,15 @@ pub struct How {
 /// mounted, and no state unless it is to be kept.
 ///
 /// # Errors
-/// What could not be done. If it was the tree that could not be written to where
-/// it came from, the stage goes on as if nothing had been asked. Otherwise the
+/// What could not be done. If it was the tree that could not be written, the
+/// stage goes on as if nothing had been asked. Otherwise the
 /// state is kept, the server ends with a failure, and its supervisor unmounts
 /// what is left.
 pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyReport>), NotEnded> {
     if !requests.start_ending() {
         return Err(NotEnded::ByOther);
     }
+    let running = requests.steps.cut_off();
     // Their commands first: whoever runs one waits for it, and then puts its step away.
     end_commands(requests, how.grace);
     requests.steps.wait_for_runs(how.grace);
@@ -67,11 +82,7 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
     // Steps that were just beginning, and those whose command lines do not go on.
     end_commands(requests, how.grace);
     if how.keep_state {
-        for step in requests.steps.cut_off() {
-            if let Err(error) = stage.discard(&step) {
-                log::warn!("step '{step}': {error}");
-            }
-        }
+        discard_open(&stage, &requests.steps.cut_off());
     }
     let mapped = &requests.mapped;
     let own = [
@@ -79,7 +90,7 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         nix::unistd::getppid().as_raw(),
     ];
     let occupants = occupants::find(mapped, &own);
-    let applying = match how.apply.map(|of| uncover(&stage, mapped, of)) {
+    let applying = match how.apply.map(|to| uncover(requests, &stage, &to)) {
         Some(Err(failure)) => {
             match cover_again(&stage, mapped) {
                 Ok(()) => {
@@ -94,7 +105,7 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
             }
             return Err(NotEnded::Failed(failure));
         }
-        Some(Ok(committed)) => Some(committed),
+        Some(Ok(applying)) => Some(applying),
         None => None,
     };
     requests.remove_socket(stage.state_dir());
@@ -104,6 +115,11 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         NotEnded::Failed(failure)
     })?;
     report.problems.extend(occupants.at_the_end());
+    for step in running {
+        if !stage.knows_of(&step) && !report.discarded_steps.contains(&step) {
+            report.discarded_steps.push(step);
+        }
+    }
     for problem in &report.problems {
         log::warn!("{problem}");
     }
@@ -122,13 +138,53 @@ fn end_commands(requests: &Requests, grace: Duration) {
     }
 }
 
-/// Takes the stage away from above its base and commits the apply to it.
-fn uncover(stage: &Stage, mapped: &[PathBuf], of: InPlaceOf) -> Result<InPlace, Failure> {
+/// Discards the steps of which the command was cut off, of those given, and merges
+/// the groups that waited for nothing else.
+fn discard_open(stage: &Stage, steps: &[String]) {
+    let mut discarded = Vec::new();
+    for step in stage.steps() {
+        // One that has been sealed meanwhile did succeed.
+        if step.state != Phase::Open || !steps.contains(&step.name) {
+            continue;
+        }
+        match stage.discard(&step.name) {
+            Ok(()) => discarded.push(step.name),
+            Err(error) => log::warn!("step '{}': {error}", step.name),
+        }
+    }
+    for group in stage.end_groups_without(&discarded) {
+        match group.merged {
+            Ok(_) => log::info!("merged group '{}'", group.group),
+            Err(failure) => log::warn!("group '{}': {failure}", group.group),
+        }
+    }
+}
+
+/// An apply that has come as far as it may before the stage ends.
+enum Applying {
+    Committed(InPlace),
+    Done(ApplyReport),
+}
+
+/// Takes the stage away from above its base, and commits the apply to it or
+/// writes the tree elsewhere.
+fn uncover(requests: &Requests, stage: &Stage, to: &Apply) -> Result<Applying, Failure> {
+    let mapped = &requests.mapped;
     // First, so that nobody comes in and writes after the head is sealed.
     bind::unbind(mapped)?;
-    let stack = stage.current_stack()?;
-    let all = of == InPlaceOf::All;
-    Ok(InPlace::commit(&stack, mapped, all, stage.state_dir())?)
+    match to {
+        Apply::InPlace(of) => {
+            let stack = stage.current_stack()?;
+            let all = *of == InPlaceOf::All;
+            let committed = InPlace::commit(&stack, mapped, all, stage.state_dir())?;
+            Ok(Applying::Committed(committed))
+        }
+        Apply::Elsewhere { dir, all } => {
+            // Who asks for the end of the stage gets it, still there or not.
+            let wanted = &|| Ok(());
+            Ok(Applying::Done(requests.applied(stage, dir, *all, wanted)?))
+        }
+    }
 }
 
 /// The opposite, when nothing was committed.
@@ -140,11 +196,12 @@ fn cover_again(stage: &Stage, mapped: &[PathBuf]) -> Result<(), Failure> {
 fn finish(
     stage: &Stage,
     mapped: &[PathBuf],
-    applying: Option<InPlace>,
+    applying: Option<Applying>,
     keep_state: bool,
 ) -> Result<(EndReport, Option<ApplyReport>), Failure> {
     let applied = match applying {
-        Some(committed) => Some(committed.carry_out()?),
+        Some(Applying::Committed(committed)) => Some(committed.carry_out()?),
+        Some(Applying::Done(report)) => Some(report),
         None => {
             bind::unbind(mapped)?;
             None

@@ -189,6 +189,7 @@ pub fn ended(report: &EndReport) -> String {
         if !report.kept_steps.is_empty() {
             line!(text, "kept steps: {}", report.kept_steps.join(", "));
         }
+        text.push_str(&discarded(report));
         return text;
     }
     let layers = count(report.discarded_layers.len() as u64, "layer", "layers");

@@ -38,6 +38,8 @@ pub struct Requests {
     pub supervisor: i32,
     started: Instant,
     ending: AtomicBool,
+    /// What may take longer than a signal leaves time for is given up.
+    hurried: AtomicBool,
     /// The exit code, once `unmount` has ended the stage.
     ended: Mutex<Option<u8>>,
     _lock: StateLock,
@@ -74,20 +76,6 @@ fn being_unmounted() -> Failure {
     Error::new(Errno::ESHUTDOWN, "the stage is being unmounted").into()
 }
 
-/// Whether a client who waits for what may take long still does.
-///
-/// # Errors
-/// `ECANCELED` with one sentence if not.
-fn wanted(connection: &Connection) -> Result<(), Error> {
-    match connection.given_up() {
-        true => Err(Error::new(
-            Errno::ECANCELED,
-            "the command that asked for it is gone",
-        )),
-        false => Ok(()),
-    }
-}
-
 impl Requests {
     /// Serves this stage; `lock` is held until it ends.
     pub fn new(stage: Stage, mapped: Vec<PathBuf>, lock: StateLock, supervisor: i32) -> Requests {
@@ -98,6 +86,7 @@ impl Requests {
             supervisor,
             started: Instant::now(),
             ending: AtomicBool::new(false),
+            hurried: AtomicBool::new(false),
             ended: Mutex::new(None),
             _lock: lock,
         }
@@ -132,6 +121,26 @@ impl Requests {
     /// Claims the end for the caller; false if somebody else has it.
     pub fn start_ending(&self) -> bool {
         !self.ending.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether what may take long is to go on for this client.
+    ///
+    /// # Errors
+    /// `ECANCELED` with one sentence if not.
+    fn wanted(&self, connection: &Connection) -> Result<(), Error> {
+        let text = if connection.given_up() {
+            "the command that asked for it is gone"
+        } else if self.hurried.load(Ordering::Acquire) {
+            "the daemon was told to end"
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(Errno::ECANCELED, text))
+    }
+
+    /// The daemon has to end within seconds: gives up what may take longer.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
     }
 
     /// Whether somebody has claimed the end.
@@ -300,7 +309,7 @@ impl Requests {
             with_base: !request.without_base,
             allow_secret: request.allow_secret,
         };
-        let wanted = || wanted(connection);
+        let wanted = || self.wanted(connection);
         let report = export::export(
             &stack,
             own_base,
@@ -323,11 +332,15 @@ impl Requests {
             true => self.all_outside(dir)?,
             false => self.outside(dir)?,
         }
-        let report = self.applied(stage, dir, all, &|| wanted(connection))?;
+        let report = self.applied(stage, dir, all, &|| self.wanted(connection))?;
         Ok(Reply::report(render::applied(&report), &report))
     }
 
-    fn applied(
+    /// Writes the tree as it is now.
+    ///
+    /// # Errors
+    /// As [`export::apply`].
+    pub fn applied(
         &self,
         stage: &Stage,
         dir: &Path,
@@ -366,32 +379,30 @@ impl Requests {
         all: bool,
         connection: &mut Connection,
     ) -> Result<Reply, Failure> {
-        // To where it came from it can only be written when that is no longer
-        // covered.
-        let mut in_place = None;
-        let mut applied = None;
-        if let Some(dir) = apply {
-            in_place = self.in_place(dir, all)?;
-            if in_place.is_none() {
-                // Who asks for the end of the stage gets it, still there or not.
-                let wanted = &|| Ok(());
-                applied = Some(self.applied(&*self.stage()?, dir, all, wanted)?);
-            } else if keep_state {
-                let text = "--keep-state keeps nothing that could be resumed when the tree is \
-                            written to where it came from: leave out one of both";
-                return Err(Failure::Usage(text.to_owned()));
-            }
-        }
+        let apply = match apply {
+            Some(dir) => Some(match self.in_place(dir, all)? {
+                Some(_) if keep_state => {
+                    let text = "--keep-state keeps nothing that could be resumed when the tree \
+                                is written to where it came from: leave out one of both";
+                    return Err(Failure::Usage(text.to_owned()));
+                }
+                Some(of) => end::Apply::InPlace(of),
+                None => end::Apply::Elsewhere {
+                    dir: dir.to_path_buf(),
+                    all,
+                },
+            }),
+            None => None,
+        };
         let how = end::How {
             keep_state,
-            apply: in_place,
+            apply,
             grace: UNMOUNT_GRACE,
             patience: UNMOUNT_PATIENCE,
         };
         match end::end(self, how) {
-            Ok((report, late)) => {
+            Ok((report, applied)) => {
                 *self.ended.lock() = Some(0);
-                let applied = applied.or(late);
                 let mut text = applied.as_ref().map(render::applied).unwrap_or_default();
                 text.push_str(&render::ended(&report));
                 let data = json!({ "ended": report, "applied": applied });

@@ -193,6 +193,7 @@ fn run(config: &Config, requests: &Arc<Requests>, server: Server, signals: &SigS
             Ok(signal) => log::info!("{}: ending, the state is kept", signal.as_str()),
             Err(errno) => log::warn!("wait for a signal: {errno}"),
         }
+        requests.hurry();
         let how = end::How {
             keep_state: true,
             apply: None,

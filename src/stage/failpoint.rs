@@ -6,8 +6,7 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::getpid;
+use nix::sys::signal::{Signal, raise};
 
 /// The variable that names the place.
 pub const VARIABLE: &str = "HARNESS_FS_FAILPOINT";
@@ -71,8 +70,9 @@ pub fn hit(name: &'static str) {
     let chosen = CHOSEN.get_or_init(|| std::env::var(VARIABLE).ok().map(|text| parse(&text)));
     let Some(chosen) = chosen else { return };
     if chosen.name == name && PASSED.fetch_add(1, Ordering::Relaxed) + 1 == chosen.time {
-        // A signal to oneself arrives before the call returns (signal(7)).
-        let _ = kill(getpid(), chosen.signal);
+        // To this thread, so that it goes no further: of a signal to the process
+        // it would hear from the thread that takes it, a moment later.
+        let _ = raise(chosen.signal);
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::merge::MERGED;
 use super::state::{GroupState, Phase, State};
 use super::{Session, SnapshotInfo, Stage};
 use crate::tree::shown;
@@ -103,6 +104,12 @@ impl Stage {
     /// Steps that are open, wait to be merged, or are kept, by name.
     pub fn steps(&self) -> Vec<StepInfo> {
         steps(&self.state.lock())
+    }
+
+    /// Whether the stage has a step of this name, or its changes.
+    pub fn knows_of(&self, step: &str) -> bool {
+        let state = self.state.lock();
+        state.steps.contains_key(step) || state.gone.get(step).is_some_and(|gone| gone == MERGED)
     }
 
     /// All there is to tell. Does not wait for an operation in progress.

@@ -5,7 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use harness_fs::stage::failpoint;
+use nix::sys::signal::Signal;
 
+use crate::fail_points::wait_for_stop_or_end;
 use crate::rig::{self, Rig, alone, tree};
 
 fn mode(path: &Path) -> u32 {
@@ -67,6 +69,44 @@ fn a_path_is_relative_to_whoever_gives_it() {
         rig.ok(&["snapshot", "create", "s"]);
         assert_eq!(run(&["export", "s", "--to", "../image"]).code, 0);
         assert!(rig.path().join("image/index.json").exists());
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// It would be in neither the directory nor the stage.
+#[test]
+fn nothing_is_acknowledged_that_an_apply_at_the_end_does_not_write() {
+    alone(|rig| {
+        let (ws, out) = (rig.ws(), rig.path().join("out"));
+        let mount = ["mount", "--workspace", ws.to_str().unwrap()];
+        let mount = rig.start_with(&mount, failpoint::VARIABLE, "apply-in-stage:1:stop");
+        assert_eq!(mount.end().code, 0);
+        let before = tree(&ws);
+        let unmount = rig.start(&["unmount", "--apply", out.to_str().unwrap()]);
+        let server = wait_for_stop_or_end(rig, &unmount.process()).unwrap();
+        // Who writes there now does not write into the stage.
+        assert!(!rig::mounts().iter().any(|at| Path::new(at) == ws));
+        let late = rig.start(&["step", "run", "late", "--", "touch", "late"]);
+        server.signal(Signal::SIGCONT).unwrap();
+        // Refused, or too late for a stage.
+        assert_eq!(late.end().code, 125);
+        let unmount = unmount.end();
+        assert_eq!(unmount.code, 0, "{unmount:?}");
+        assert_eq!(tree(&out), before);
+    });
+}
+
+#[test]
+fn a_stage_whose_tree_cannot_be_written_at_the_end_goes_on() {
+    alone(|rig| {
+        rig.mount();
+        let out = rig.path().join("out");
+        rig.ok(&["step", "run", "s", "--", "touch", "made"]);
+        fs::write(&out, "a file").unwrap();
+        let ran = rig.run(&["unmount", "--apply", out.to_str().unwrap()]);
+        assert_ne!(ran.code, 0, "{ran:?}");
+        assert!(rig.ws().join("made").exists());
+        rig.ok(&["step", "run", "t", "--", "touch", "more"]);
         rig.ok(&["unmount"]);
     });
 }

@@ -79,8 +79,9 @@ cp -a /harness "$TMP/plain"
     wait
 )
 assert_same "$(find "$TMP/plain/reports" -type f)" "$TMP/plain/reports/junit.xml" "reports on a plain directory"
-assert_same "$(grep -o 'classname="[^"]*"' "$TMP/plain/reports/junit.xml" | sort -u | wc -l)" 1 \
-    "steps whose report survives on a plain directory"
+# (Two that write at the same moment leave a mixture.)
+survived=$(grep -o 'classname="[^"]*"' "$TMP/plain/reports/junit.xml" | sort -u | wc -l)
+[ "$survived" -lt 4 ] || fail "all four reports are in one file on a plain directory"
 
 note "fail: all pass, the conflict is reported, the stage is unchanged"
 mount_stage

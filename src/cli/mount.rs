@@ -31,6 +31,7 @@ Examples:
   harness-fs mount
   harness-fs mount --shared-path /root/.m2 --shared-path /root/.npm
   harness-fs mount --from /cache/built        # start from what `export` wrote
+  harness-fs mount --from /cache/all:built    # one of several snapshots in a layout
   harness-fs mount --resume                   # go on after `unmount --keep-state` or a crash
   harness-fs mount --foreground --resume-if-kept          # a container that may be started again
 
@@ -43,7 +44,8 @@ pub struct Arguments {
     #[arg(long, value_name = "PATH")]
     shared_path: Vec<PathBuf>,
     /// An OCI image layout that `export` wrote, to start from; may be repeated, the later above.
-    #[arg(long, value_name = "LAYOUT")]
+    /// With several images in it, LAYOUT:NAME says which: the name of the snapshot.
+    #[arg(long, value_name = "LAYOUT[:NAME]")]
     from: Vec<PathBuf>,
     /// What to do about conflicts at paths that match: fail, last, first, keep-both, append or
     /// ignore. The first match wins; may be repeated.

@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 
-use super::layout::{Hashing, open_blob, read_blob, read_index, ref_name};
+use super::layout::{Hashing, LAYOUT, open_blob, read_blob, read_index, ref_name};
 use super::paths::{Id, Paths};
 use super::unpack::{Mapping, Unpacking};
 use super::untar::TarReader;
@@ -90,14 +90,24 @@ pub fn import(
 }
 
 /// Splits `DIR:NAME`; a directory of the whole name comes first.
+///
+/// Both parts can hold a `:`, so it is the layout that tells where the name
+/// begins. A directory that is none is for its reader to complain of.
 fn split(layout: &Path) -> (PathBuf, Option<String>) {
     let whole = (layout.to_path_buf(), None);
     if layout.is_dir() {
         return whole;
     }
-    match layout.to_str().and_then(|text| text.rsplit_once(':')) {
-        Some((dir, name)) if Path::new(dir).is_dir() => (dir.into(), Some(name.to_owned())),
-        _ => whole,
+    let Some(text) = layout.to_str() else {
+        return whole;
+    };
+    let splits = text.match_indices(':');
+    let splits = splits.map(|(at, _)| (Path::new(&text[..at]), &text[at + 1..]));
+    let mut dirs = splits.filter(|(dir, _)| dir.is_dir());
+    let first = dirs.clone().next();
+    match dirs.find(|(dir, _)| dir.join(LAYOUT).exists()).or(first) {
+        Some((dir, name)) => (dir.to_path_buf(), Some(name.to_owned())),
+        None => whole,
     }
 }
 

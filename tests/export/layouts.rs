@@ -202,3 +202,20 @@ fn the_order_of_the_paths_makes_no_other_image() {
     let second = export_as(&fixture, &two, "s").expect("export");
     assert_eq!(first.manifest, second.manifest);
 }
+
+#[test]
+fn both_a_layout_and_a_snapshot_can_have_a_colon_in_their_names() {
+    let fixture = rich();
+    let tmp = fixture.tmp.path();
+    // What is before a colon can also be a directory of another kind.
+    mkdir(&tmp.join("out"));
+    let layout = tmp.join("out:1");
+    for name in ["v1:2", "v1"] {
+        export_as(&fixture, &layout, name).expect("export");
+    }
+    for (number, name) in ["v1:2", "v1"].iter().enumerate() {
+        let named = tmp.join(format!("out:1:{name}"));
+        let (_, stack) = fixture.import(&named, &format!("{number}/layers"));
+        assert_same(&dump(&stack), &dump(&fixture.stack));
+    }
+}

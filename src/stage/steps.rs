@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::diff::as_seen;
+use super::ended::{STRANDED, is_stranded};
 use super::groups::{group_of, member_begins, member_leaves};
 use super::head::forget_seal;
 use super::journal::Record;
@@ -64,9 +65,11 @@ impl Stage {
     pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
         names::check("step", step)?;
         let _life = self.life.lock();
-        if let Some(known) = self.state.lock().steps.get(step) {
-            return Err(in_use(step, known));
+        let state = self.state.lock();
+        if let Some(known) = state.steps.get(step) {
+            return Err(in_use(&state, step, known));
         }
+        drop(state);
         self.seal_dirty_head()?;
         let mut next = self.state.lock().clone();
         let stack = self.stack_of(&next.stack)?;
@@ -346,8 +349,9 @@ pub(super) fn known_step<'a>(state: &'a State, step: &str) -> Result<&'a StepSta
     })
 }
 
-fn in_use(step: &str, known: &StepState) -> Failure {
+fn in_use(state: &State, step: &str, known: &StepState) -> Failure {
     Failure::Usage(match known.state {
+        _ if is_stranded(state, known) => format!("step '{step}' {STRANDED}; discard it first"),
         Phase::Open => format!("step '{step}' is open; merge or discard it first"),
         Phase::Sealed => format!("step '{step}' waits to be merged; merge or discard it first"),
         Phase::Kept => format!(

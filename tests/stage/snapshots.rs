@@ -44,6 +44,11 @@ fn a_snapshot_is_restored_whatever_came_after() {
     // The open step still reads what it began on, but has nowhere to merge to.
     let stranded = rig.stage.merge(&names(&["open"]), None).unwrap_err();
     assert!(matches!(&stranded, Failure::Usage(text) if text.contains("restore")));
+    let in_use = rig.stage.begin("open").unwrap_err().to_string();
+    assert!(
+        in_use.ends_with("has left since; discard it first"),
+        "{in_use}"
+    );
     rig.stage.discard("open").unwrap();
     assert_eq!(
         fs::read_dir(rig.dir.join("state/layers")).unwrap().count(),

@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
 use super::mountinfo;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 
 fn c_path(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL.into())
@@ -112,9 +112,16 @@ pub fn detach(target: &Path) -> Result<()> {
 /// changes outside and tells of none (mount_namespaces(7)).
 ///
 /// # Errors
-/// As unshare(2) and mount(2).
+/// `EPERM` without `CAP_SYS_ADMIN`, which it takes; else as unshare(2) and mount(2).
 pub fn unshare() -> Result<()> {
-    nix::sched::unshare(CloneFlags::CLONE_NEWNS).context(|| "unshare the mount namespace")?;
+    match nix::sched::unshare(CloneFlags::CLONE_NEWNS) {
+        Err(Errno::EPERM) => {
+            let text = "a mount namespace for the step needs the capability CAP_SYS_ADMIN, which is \
+                        not here: run it with the capabilities that the stage was mounted with";
+            return Err(Error::new(Errno::EPERM, text));
+        }
+        made => made.context(|| "unshare the mount namespace")?,
+    }
     let flags = MsFlags::MS_SLAVE | MsFlags::MS_REC;
     nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
         .context(|| "make / a slave mount")

@@ -80,3 +80,18 @@ END
         "#,
     );
 }
+
+#[test]
+fn a_step_says_which_capability_it_lacks() {
+    let ran = in_stage(
+        r#"
+        code 125 setpriv --bounding-set=-sys_admin "$H" step run s -- true
+        code 0 "$H" step run s -- true
+        "#,
+    );
+    assert!(
+        ran.err.contains("needs the capability CAP_SYS_ADMIN"),
+        "{}",
+        ran.err
+    );
+}

@@ -38,8 +38,9 @@ pub fn serve(config: &Config) -> u8 {
     log_file::start(config.log.as_deref());
     limits::lift();
     let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        signals.add(signal);
+    }
     // Before there are threads, so that all inherit it.
     let blocked = signals.thread_block();
     let out = std::io::stdout().as_fd().try_clone_to_owned();

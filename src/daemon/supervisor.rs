@@ -165,10 +165,11 @@ fn run(config: &Config, ready: &File) -> Result<End> {
         let mut polled = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let _ = nix::poll::poll(&mut polled, timeout);
         while let Ok(Some(info)) = signals.read_signal() {
-            let child = i32::try_from(info.ssi_signo) == Ok(Signal::SIGCHLD as i32);
-            if !child && asked.is_none() {
+            let signal = i32::try_from(info.ssi_signo).map(Signal::try_from);
+            let signal = signal.ok().and_then(Result::ok);
+            if signal != Some(Signal::SIGCHLD) && asked.is_none() {
                 asked = Some(Instant::now());
-                let _ = kill(server, Signal::SIGTERM);
+                let _ = kill(server, signal.unwrap_or(Signal::SIGTERM));
             }
         }
         if asked.is_some_and(|asked| asked.elapsed() >= PATIENCE) && !late {

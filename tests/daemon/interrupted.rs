@@ -90,3 +90,20 @@ fn a_command_line_that_is_killed_then_merges_nothing() {
         rig.ok(&["unmount"]);
     });
 }
+
+/// It was SIGTERM for all of them.
+#[test]
+fn the_log_says_which_signal_ended_the_stage() {
+    alone(|rig| {
+        rig.mount();
+        for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM] {
+            let daemon = rig.daemon();
+            daemon.supervisor.signal(signal).unwrap();
+            daemon.wait();
+            let said = format!("{}: ending, the state is kept", signal.as_str());
+            assert!(rig.log().contains(&said), "{said}: {}", rig.log());
+            rig.ok(&["mount", "--resume"]);
+        }
+        rig.ok(&["unmount"]);
+    });
+}

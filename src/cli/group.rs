@@ -33,6 +33,7 @@ Example:
     ///
     /// For a step that was skipped, or a merge that was not possible when the
     /// last step ended. Steps that are running have to end first.
+    #[command(after_help = "Example:\n  harness-fs group close tests")]
     Close {
         /// The group.
         #[arg(value_name = "GROUP")]
@@ -45,6 +46,7 @@ Example:
     ///
     /// Each of its steps can then be merged or discarded on its own. One that still runs is merged
     /// by itself when it ends.
+    #[command(after_help = "Example:\n  harness-fs group rm tests")]
     Rm {
         /// The group.
         #[arg(value_name = "GROUP")]

@@ -52,8 +52,8 @@ Example:
   harness-fs export built --to /tmp/built     # an OCI image layout
   harness-fs unmount                          # the directories are as they were
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step or snapshot, 4 conflict, \
-5 the daemon is gone. `step run` and `step exec` give the command's own.";
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot or group, \
+4 conflict, 5 the daemon is gone. `step run` and `step exec` give the command's own.";
 
 #[derive(Debug, Subcommand)]
 enum Command {

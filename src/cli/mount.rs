@@ -51,7 +51,7 @@ pub struct Arguments {
     /// ignore. The first match wins; may be repeated.
     #[arg(long, value_name = "GLOB=POLICY", value_parser = super::policy::rule)]
     policy: Vec<PolicyRule>,
-    /// Bring back a stage whose state was kept, with the options it had.
+    /// Bring back a stage whose state was kept, with the options it had; where it logs is said anew.
     #[arg(long, conflicts_with_all = [
         "workspace", "shared_path", "from", "policy", "no_passthrough", "durable", "resume_if_kept",
     ])]

@@ -2,7 +2,7 @@
 
 use super::rig::{program, ran};
 
-const COMMANDS: [&[&str]; 20] = [
+const COMMANDS: [&[&str]; 23] = [
     &[],
     &["mount"],
     &["unmount"],
@@ -13,7 +13,10 @@ const COMMANDS: [&[&str]; 20] = [
     &["step", "merge"],
     &["step", "discard"],
     &["step", "list"],
+    &["group"],
     &["group", "declare"],
+    &["group", "close"],
+    &["group", "rm"],
     &["diff"],
     &["snapshot"],
     &["snapshot", "create"],
@@ -37,7 +40,7 @@ fn every_command_has_help_with_an_example() {
             ran.out
         );
         assert!(ran.out.contains("--state-dir"), "{command:?}: {}", ran.out);
-        let groups = ["step", "snapshot"]
+        let groups = ["step", "group", "snapshot"]
             .iter()
             .any(|group| *command == [*group]);
         assert!(groups || ran.out.contains("harness-fs "), "{command:?}");

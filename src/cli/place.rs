@@ -106,6 +106,9 @@ fn at(given: &Path) -> Result<Place, Trouble> {
     if state_dir.to_str().is_none() {
         return usage("leads to a path that is not UTF-8");
     }
+    if state_dir.exists() && !state_dir.is_dir() {
+        return usage("is not a directory: name one, or a path where nothing is");
+    }
     let name = state_dir.strip_prefix(real(Path::new(STAGES))?).ok();
     let label = match name.filter(|name| name.components().count() == 1) {
         Some(name) => name.to_string_lossy().into_owned(),

@@ -158,6 +158,16 @@ fn names_and_directories_of_stages() {
 }
 
 #[test]
+fn a_state_directory_that_is_a_file() {
+    let rig = Rig::new();
+    std::fs::write(rig.state(), "mine").unwrap();
+    for command in [&["status"][..], &["mount"], &["mount", "--resume"]] {
+        rig.run(command).refused(2, "is not a directory");
+    }
+    assert_eq!(std::fs::read(rig.state()).unwrap(), b"mine");
+}
+
+#[test]
 fn inside_a_step_the_stage_cannot_be_commanded() {
     let rig = Rig::new();
     let mut command = rig.command(&rig.state());

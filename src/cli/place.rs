@@ -208,6 +208,16 @@ impl Place {
         }
         let mounts = mountinfo::own()?;
         for place in &written {
+            if lies_in(place, &self.state_dir, &mounts) {
+                return Err(Trouble::new(
+                    2,
+                    format!(
+                        "{} lies inside the state directory {}, which goes with the stage: choose another one",
+                        shown(place),
+                        shown(&self.state_dir)
+                    ),
+                ));
+            }
             if let Some(taken) = self.taken(place, &mapped, &mounts) {
                 return Err(Trouble::new(
                     2,
@@ -238,9 +248,6 @@ impl Place {
 
     /// What must not be removed, and would be where `place` is made equal to a tree.
     fn taken(&self, place: &Path, mapped: &[PathBuf], mounts: &[Mount]) -> Option<PathBuf> {
-        if lies_in(place, &self.state_dir, mounts) {
-            return Some(self.state_dir.clone());
-        }
         let mut own = mapped.iter().chain([&self.state_dir]);
         let taken = own.find(|path| *path != place && lies_in(path, place, mounts));
         taken.cloned()

@@ -293,6 +293,11 @@ fn a_tree_is_not_written_over_the_stage_itself() {
         "#,
     );
     assert!(ran.err.contains("would remove"), "{}", ran.err);
+    assert!(
+        ran.err.contains("/out lies inside the state directory"),
+        "{}",
+        ran.err
+    );
 }
 
 #[test]

@@ -74,7 +74,7 @@ fn what_cannot_be_written_to() {
             (&alias.join("new"), "which a mount shows there too"),
             (&parent, "would remove"),
             (&parent.join("ws/src"), "which a mount shows there too"),
-            (&state.join("out"), "would remove"),
+            (&state.join("out"), "inside the state directory"),
             (&mirror, "would remove"),
             (&mirror.join("src"), "which a mount shows there too"),
         ] {

@@ -88,6 +88,7 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     if !nix::unistd::geteuid().is_root() {
         return Err(Trouble::new(1, "mounting needs root: run it with sudo"));
     }
+    daemon::log_level().map_err(|error| Trouble::new(2, error.to_string()))?;
     let config = config(&arguments, place)?;
     if arguments.log_file.is_some()
         && let Some(log) = &config.log

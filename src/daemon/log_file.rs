@@ -5,10 +5,13 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use log::LevelFilter;
 use nix::errno::Errno;
 
 use crate::error::{Context, Error, Result};
 
+/// Says how much is logged.
+const VARIABLE: &str = "HARNESS_FS_LOG";
 /// A file that has become this long is put aside.
 const LONGEST: u64 = 8 << 20;
 /// How many files there are at most, the one being written among them.
@@ -16,11 +19,10 @@ const FILES: u32 = 3;
 
 /// Starts logging for this process: to a file, or to standard error.
 ///
-/// `HARNESS_FS_LOG` says how much, as `RUST_LOG` does elsewhere.
+/// [`level`] says how much; who mounts is told where that is wrong.
 pub fn start(file: Option<&Path>) {
     let mut builder = env_logger::Builder::new();
-    builder.filter_level(log::LevelFilter::Info);
-    builder.parse_env("HARNESS_FS_LOG");
+    builder.filter_level(level().unwrap_or(LevelFilter::Info));
     if let Some(file) = file {
         let file = LogFile::new(file, LONGEST);
         builder.target(env_logger::Target::Pipe(Box::new(file)));
@@ -31,6 +33,25 @@ pub fn start(file: Option<&Path>) {
         let trace = std::backtrace::Backtrace::force_capture();
         log::error!("{panic}\n{trace}");
     }));
+}
+
+/// How much is logged, by `HARNESS_FS_LOG`; an empty one is none.
+///
+/// # Errors
+/// `EINVAL` for what is no level.
+pub fn level() -> Result<LevelFilter> {
+    let said = std::env::var_os(VARIABLE).filter(|said| !said.is_empty());
+    let Some(said) = said else {
+        return Ok(LevelFilter::Info);
+    };
+    let level = said.to_str().and_then(|said| said.parse().ok());
+    level.ok_or_else(|| {
+        let text = format!(
+            "{VARIABLE}: '{}' is no level: choose error, warn, info, debug or trace",
+            said.display()
+        );
+        Error::new(Errno::EINVAL, text)
+    })
 }
 
 /// Sees whether a log can be kept there: what cannot be written later is

@@ -168,6 +168,22 @@ fn a_state_directory_that_is_a_file() {
 }
 
 #[test]
+fn a_level_of_the_log_that_is_none() {
+    let rig = Rig::new();
+    let mount = |level: &str, more: &[&str]| {
+        let mut command = rig.command(&rig.state());
+        command.env("HARNESS_FS_LOG", level).arg("mount").args(more);
+        ran(command.output().unwrap())
+    };
+    mount("nonsense", &["--workspace", "/x"]).refused(2, "HARNESS_FS_LOG: 'nonsense' is no level");
+    assert!(!rig.state().exists());
+    // None, and any case, as elsewhere.
+    for level in ["", "Debug"] {
+        mount(level, &["--resume"]).refused(3, "to resume");
+    }
+}
+
+#[test]
 fn inside_a_step_the_stage_cannot_be_commanded() {
     let rig = Rig::new();
     let mut command = rig.command(&rig.state());

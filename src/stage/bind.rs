@@ -117,7 +117,7 @@ fn occupied(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure> 
 }
 
 /// The stage that a mount of ours belongs to.
-fn stage_of(mount: &Mount) -> String {
+pub(super) fn stage_of(mount: &Mount) -> String {
     let source = mount.source.to_string_lossy();
     let stage = source.strip_prefix("harness-fs:").unwrap_or(&source);
     format!("'{stage}'")

@@ -2,9 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::Failure;
+use super::bind::stage_of;
+use super::{Failure, State};
 use crate::sys::location::lies_in;
-use crate::sys::mountinfo::{self, Mount};
+use crate::sys::mountinfo::{self, Mount, is_ours};
 
 /// Places that belong to the kernel; nothing at or below them can be mapped.
 const RESERVED: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -19,8 +20,9 @@ pub struct Mapped {
 }
 
 /// Checks the workspace and the shared paths against the rules and against
-/// each other and the state directory, following symbolic links. What one of
-/// them is told by is not its name alone: see [`lies_in`].
+/// each other and the state directory, and that against other stages, following
+/// symbolic links. What one of them is told by is not its name alone: see
+/// [`lies_in`].
 ///
 /// A mapped path that is a symbolic link, or lies behind one, is mapped where
 /// it leads: then both names show the same tree.
@@ -54,6 +56,7 @@ pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result
         mapped.paths.push(path);
     }
     let state = follow(state_dir)?;
+    outside_of_stages(&state, &mounts)?;
     for path in &mapped.paths {
         if lies_in(&state, path, &mounts) {
             return Err(Failure::Usage(format!(
@@ -71,6 +74,29 @@ pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result
         }
     }
     Ok(mapped)
+}
+
+/// Sees that a state directory is not part of another stage: it would be out of
+/// reach, or removed, once that is unmounted, and nothing could end its daemon.
+fn outside_of_stages(state: &Path, mounts: &[Mount]) -> Result<(), Failure> {
+    let refuse = |what: String| {
+        Err(Failure::Usage(format!(
+            "the state directory {} lies inside {what}; choose another with --state-dir",
+            state.display()
+        )))
+    };
+    // Also what is mounted there meanwhile goes with the stage.
+    let around = |mount: &&Mount| is_ours(&mount.kind) && state.starts_with(&mount.at);
+    if let Some(mount) = mounts.iter().find(around) {
+        let (at, stage) = (mount.at.display(), stage_of(mount));
+        return refuse(format!("{at}, which belongs to the stage {stage}"));
+    }
+    let holds_a_stage =
+        |dir: &&Path| State::read(dir).is_ok() || State::of_another_version(dir).is_some();
+    match state.ancestors().skip(1).find(holds_a_stage) {
+        Some(other) => refuse(format!("that of another stage, {}", other.display())),
+        None => Ok(()),
+    }
 }
 
 /// Brings a path into its one form: no trailing slash, no `//`, no `.`.

@@ -139,6 +139,36 @@ fn a_state_directory_that_is_somebody_elses() {
     });
 }
 
+/// Once the other was unmounted, nothing found such a stage any more, and its
+/// daemon and mounts stayed for good.
+#[test]
+fn a_state_directory_that_is_part_of_another_stage() {
+    alone(|rig| {
+        rig.mount();
+        let other = rig.path().join("other");
+        let covered = rig.ws().join("src");
+        tool("mount", &["-t", "tmpfs", "none", covered.to_str().unwrap()]);
+        let mount = |state: &Path, code: i32, part: &str| {
+            let state = ["--state-dir", state.to_str().unwrap()];
+            let paths = ["mount", "--workspace", other.to_str().unwrap()];
+            rig.run(&[&paths[..], &state].concat()).refused(code, part);
+        };
+        let in_stage = format!("{}, which belongs to the stage", rig.ws().display());
+        mount(&rig.ws().join("new/state"), 2, &in_stage);
+        mount(&covered.join("state"), 2, &in_stage);
+        let in_state = format!("that of another stage, {}", rig.state().display());
+        mount(&rig.state().join("new/state"), 2, &in_state);
+        mount(&rig.state().join("views/stage/mnt/0/x"), 2, "belongs to");
+        tool("umount", &[covered.to_str().unwrap()]);
+        assert!(!rig.ws().join("new").exists() && !other.exists());
+        assert!(!rig.state().join("new").exists());
+        rig.ok(&["unmount", "--keep-state"]);
+        mount(&rig.state().join("new/state"), 2, &in_state);
+        assert!(!rig.state().join("new").exists());
+        rig.ok(&["unmount"]);
+    });
+}
+
 #[test]
 fn layouts_that_are_damaged() {
     alone(|rig| {

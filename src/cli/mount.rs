@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json};
 use super::place::{Place, absolute};
-use crate::control::{STAGE_FILE, WhereStage, find, in_step};
+use crate::control::{STAGE_FILE, WhereStage, find, in_step, only_discarded};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
@@ -208,6 +208,9 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));
+    }
+    if let Some(error) = only_discarded(&place.state_dir) {
+        return Err(error.into());
     }
     let kept = State::read(&place.state_dir)?.options;
     let wanted = Options {

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json, unexpected};
 use super::place::{Place, absolute};
-use crate::control::{Client, Problem, Reply, Request, STAGE_FILE};
+use crate::control::{Client, Problem, Reply, Request, STAGE_FILE, not_resumable};
 use crate::daemon::{self, StateLock};
 use crate::error::Context;
 use crate::export::{self, target};
@@ -116,10 +116,12 @@ fn without_daemon(arguments: &Arguments, place: &Place, problem: Problem) -> Res
         _ => {}
     }
     if let Problem::Gone(text) = &problem {
-        note(&text.replace(
+        let ways = [
             ": `harness-fs mount --resume` continues with all that was acknowledged",
-            "",
-        ));
+            "; `harness-fs unmount` discards it",
+        ];
+        let said = ways.iter().find_map(|way| text.strip_suffix(way));
+        note(said.unwrap_or(text));
     }
     forget(place, arguments.json)
 }
@@ -143,9 +145,13 @@ fn agrees(arguments: &Arguments, paths: &[PathBuf]) -> Result<(), Trouble> {
 
 /// The stage was to be written and nothing of it is: it is not thrown away unasked.
 fn not_begun(place: &Place, paths: &[PathBuf]) -> Trouble {
+    let way = match not_resumable(&place.state_dir) {
+        None => "`harness-fs mount --resume` brings the stage back to apply it again,".to_owned(),
+        Some(error) => format!("{error};"),
+    };
     let text = format!(
-        "writing the stage '{}' to {} was cut off before anything was written: `harness-fs mount --resume` \
-         brings the stage back to apply it again, `harness-fs unmount --discard` discards it",
+        "writing the stage '{}' to {} was cut off before anything was written: {way} \
+         `harness-fs unmount --discard` discards it",
         place.label,
         list(paths)
     );

@@ -18,9 +18,9 @@ use nix::sys::stat;
 use serde::{Deserialize, Serialize};
 
 use super::address::Address;
+use super::resumable::only_discarded;
 use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
 use crate::error::{Error, Result};
-use crate::stage::State;
 use crate::sys::process::Process;
 
 /// The stage's own file in the state directory.
@@ -292,18 +292,14 @@ fn mismatch(own: &Hello, daemon: &Hello) -> String {
 }
 
 fn kept(state_dir: &Path, label: &str) -> String {
-    let way = match State::of_another_version(state_dir) {
+    let way = match only_discarded(state_dir) {
         None => "`harness-fs mount --resume` brings it back".to_owned(),
-        Some(error) => by_another_version(&error),
+        Some(error) => error.to_string(),
     };
     format!(
         "the stage '{label}' is not mounted, its state is kept in {}: {way}",
         state_dir.display()
     )
-}
-
-fn by_another_version(error: &Error) -> String {
-    format!("only the harness-fs that made it brings it back ({error})")
 }
 
 /// Why nothing is found in the state directory of a stage that has a step here,
@@ -375,9 +371,9 @@ fn gone(state_dir: &Path, label: &str) -> Problem {
         }
         None => "has ended without a word".to_owned(),
     };
-    let way = match State::of_another_version(state_dir) {
+    let way = match only_discarded(state_dir) {
         None => "`harness-fs mount --resume` continues with all that was acknowledged".to_owned(),
-        Some(error) => by_another_version(&error),
+        Some(error) => error.to_string(),
     };
     Problem::Gone(format!("the daemon of the stage '{label}' {reason}: {way}"))
 }
@@ -405,9 +401,7 @@ mod tests {
         let Err(Problem::Gone(text)) = Client::connect(dir, "x", patience) else {
             panic!("connected");
         };
-        assert!(
-            text.contains("'x' was killed by SIGKILL: `harness-fs mount --resume`"),
-            "{text}"
-        );
+        let said = "'x' was killed by SIGKILL: the stage cannot be resumed because";
+        assert!(text.contains(said), "{text}");
     }
 }

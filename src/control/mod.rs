@@ -9,6 +9,7 @@
 mod address;
 mod client;
 mod messages;
+mod resumable;
 mod server;
 mod wire;
 
@@ -18,6 +19,7 @@ pub use client::{
 pub use messages::{
     Ended, ExportRequest, Hello, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };
+pub use resumable::{not_resumable, only_discarded};
 pub use server::{Connection, Handler, Server};
 pub use wire::Wire;
 

@@ -8,7 +8,7 @@ use nix::fcntl::AT_FDCWD;
 
 use super::wanted::Wanted;
 use super::{Config, Start};
-use crate::control::{DIED, STAGE_FILE};
+use crate::control::{DIED, STAGE_FILE, only_discarded};
 use crate::error::{Context, Error, Result};
 use crate::export::{self, Destination};
 use crate::fuse::FuseSessions;
@@ -46,6 +46,7 @@ pub fn start(config: &Config, wanted: &Wanted<'_>) -> Result<Started, Failure> {
     match &config.start {
         Start::New { options, from } => new(config, options, from, wanted),
         Start::Resume => {
+            resumable(dir)?;
             let state = State::read(dir)?;
             let options = state.options;
             let paths = resolve(&options, dir)?.paths;
@@ -69,6 +70,11 @@ impl Started {
     }
 }
 
+/// Says of state that can only be discarded that it is so.
+fn resumable(state_dir: &Path) -> Result<()> {
+    only_discarded(state_dir).map_or(Ok(()), Err)
+}
+
 fn new(
     config: &Config,
     options: &Options,
@@ -76,12 +82,7 @@ fn new(
     wanted: &Wanted<'_>,
 ) -> Result<Started, Failure> {
     let dir = &config.state_dir;
-    if let Some(error) = State::of_another_version(dir) {
-        let text = format!(
-            "{error}: continue it with the harness-fs that made it, or `harness-fs unmount` discards it"
-        );
-        return Err(Failure::Failed(Error::new(Errno::EEXIST, text)));
-    }
+    resumable(dir)?;
     if dir.join(STAGE_FILE).exists() {
         let text = format!(
             "{} holds the state of an earlier run: `harness-fs mount --resume` continues it, `harness-fs unmount` discards it",

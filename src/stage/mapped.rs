@@ -91,9 +91,7 @@ fn outside_of_stages(state: &Path, mounts: &[Mount]) -> Result<(), Failure> {
         let (at, stage) = (mount.at.display(), stage_of(mount));
         return refuse(format!("{at}, which belongs to the stage {stage}"));
     }
-    let holds_a_stage =
-        |dir: &&Path| State::read(dir).is_ok() || State::of_another_version(dir).is_some();
-    match state.ancestors().skip(1).find(holds_a_stage) {
+    match state.ancestors().skip(1).find(|dir| State::is_in(dir)) {
         Some(other) => refuse(format!("that of another stage, {}", other.display())),
         None => Ok(()),
     }

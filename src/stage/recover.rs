@@ -27,7 +27,7 @@ impl Stage {
     /// format, or if the machine was restarted since and the last commit may
     /// not have reached the disk; else what the disk reports.
     pub fn resume(state_dir: &Path, sessions: Arc<dyn Sessions>) -> Result<Stage, Failure> {
-        let mut state = match State::read(state_dir) {
+        let mut state = match State::read_to_resume(state_dir) {
             Err(error) if error.errno() == Errno::ENOENT => {
                 let text = format!("{}: there is no stage to resume", state_dir.display());
                 return Err(Failure::NotFound(text));
@@ -42,17 +42,7 @@ impl Stage {
             return Err(Error::new(Errno::EBUSY, text).into());
         }
         let mut notes = Vec::new();
-        let boot = boot_id()?;
-        if state.boot_id != boot {
-            if !state.durable {
-                let text = format!(
-                    "{}: the machine was restarted since the stage's last commit, which was not \
-                     synced to the disk (no --durable), so its layers may be damaged; it cannot \
-                     be resumed",
-                    state_dir.display()
-                );
-                return Err(Error::new(Errno::EUCLEAN, text).into());
-            }
+        if state.boot_id != boot_id()? {
             notes.push("the machine was restarted since the stage was last used".to_owned());
         }
         make_state_dir(state_dir)?;

@@ -4,6 +4,7 @@
 //! directory synced: a reader finds the old or the new text, never a mixture.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
@@ -180,20 +181,32 @@ impl State {
         match format(&value) {
             Some(FORMAT) => {}
             Some(other) => return Err(unknown(&path, other)),
-            None => {
-                let text = format!("{}: no format version", path.display());
-                return Err(Error::new(Errno::EINVAL, text));
-            }
+            None => return Err(damaged(&path, "it has no format version")),
         }
-        serde_json::from_value(value).context(|| path.display().to_string())
+        serde_json::from_value(value).map_err(|error| damaged(&path, error))
     }
 
-    /// What keeps this version from reading the state of another one, which it
-    /// can still discard.
-    pub fn of_another_version(state_dir: &Path) -> Option<Error> {
-        let path = state_dir.join(FILE);
-        let other = format(&value(&path).ok()?)?;
-        (other != FORMAT).then(|| unknown(&path, other))
+    /// Whether a directory holds the state of a stage, in whatever format.
+    pub fn is_in(dir: &Path) -> bool {
+        value(&dir.join(FILE)).is_ok_and(|value| format(&value).is_some())
+    }
+
+    /// Reads the state of a stage that is to be taken up again.
+    ///
+    /// # Errors
+    /// As [`State::read`]; `EUCLEAN` if the machine was restarted since, and the
+    /// last commit may not have reached the disk.
+    pub fn read_to_resume(state_dir: &Path) -> Result<State> {
+        let state = State::read(state_dir)?;
+        if state.durable || state.boot_id == boot_id()? {
+            return Ok(state);
+        }
+        let text = format!(
+            "the machine was restarted since the last commit to {}, which was not synced to the \
+             disk (no --durable), so its layers may be damaged",
+            state_dir.display()
+        );
+        Err(Error::new(Errno::EUCLEAN, text))
     }
 
     /// Writes `stage.json`: the commit.
@@ -242,7 +255,12 @@ impl State {
 
 fn value(path: &Path) -> Result<serde_json::Value> {
     let text = std::fs::read(path).context(|| path.display().to_string())?;
-    serde_json::from_slice(&text).context(|| path.display().to_string())
+    serde_json::from_slice(&text).map_err(|error| damaged(path, error))
+}
+
+fn damaged(path: &Path, why: impl Display) -> Error {
+    let text = format!("{} is damaged: {why}", path.display());
+    Error::new(Errno::EINVAL, text)
 }
 
 fn format(value: &serde_json::Value) -> Option<u64> {
@@ -251,7 +269,8 @@ fn format(value: &serde_json::Value) -> Option<u64> {
 
 fn unknown(path: &Path, format: u64) -> Error {
     let text = format!(
-        "{}: this is format {format}, and this harness-fs ({}) knows only format {FORMAT}",
+        "{} is of format {format}, which the harness-fs that made it knows, and this one ({}) knows only \
+         format {FORMAT}",
         path.display(),
         env!("CARGO_PKG_VERSION"),
     );

@@ -6,7 +6,7 @@ use super::rig::{Rig, ran};
 
 fn kept(rig: &Rig) {
     std::fs::create_dir(rig.state()).unwrap();
-    std::fs::write(rig.state().join("stage.json"), "{\"format\":1}").unwrap();
+    rig.keep_a_stage();
 }
 
 #[test]
@@ -61,13 +61,13 @@ fn state_of_a_newer_format_is_not_offered_to_be_resumed() {
     ];
     for (command, code) in commands {
         let ran = rig.run(command);
-        ran.refused(code, "this is format 7");
+        ran.refused(code, "is of format 7");
         assert!(!ran.err.contains("--resume"), "{ran:?}");
     }
     let died = r#"{"reason":"was killed by SIGKILL","at":1,"supervisor":0}"#;
     std::fs::write(rig.state().join("died"), died).unwrap();
     let ran = rig.run(&["status"]);
-    ran.refused(5, "this is format 7");
+    ran.refused(5, "is of format 7");
     assert!(!ran.err.contains("--resume"), "{ran:?}");
     assert_eq!(rig.run(&["unmount"]).code, 0);
     assert!(!rig.state().exists());

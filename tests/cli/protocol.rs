@@ -70,7 +70,7 @@ fn status_and_unmount_work_with_another_version() {
 fn a_daemon_that_hangs_up_is_gone() {
     let rig = Rig::new();
     let mute = daemon(&rig, &own(), &[]);
-    std::fs::write(rig.state().join("stage.json"), "{}").unwrap();
+    rig.keep_a_stage();
     rig.run(&["snapshot", "list"]).refused(5, "mount --resume");
     mute.join().unwrap();
 }

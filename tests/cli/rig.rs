@@ -30,6 +30,16 @@ impl Rig {
         self.path().join("state")
     }
 
+    /// Writes what is kept of a stage that can be resumed.
+    pub fn keep_a_stage(&self) {
+        let boot = harness_fs::stage::boot_id().unwrap();
+        let stage = format!(
+            r#"{{"format":1,"boot_id":"{boot}","run":1,"next_layer":1,"own_base":true,"stack":[],
+                "options":{{"mapped":["/harness"]}}}}"#
+        );
+        std::fs::write(self.state().join("stage.json"), stage).unwrap();
+    }
+
     pub fn run(&self, arguments: &[&str]) -> Ran {
         ran(self
             .command(&self.state())

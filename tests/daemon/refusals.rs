@@ -108,14 +108,37 @@ fn state_that_cannot_be_resumed() {
         let good = fs::read_to_string(&file).unwrap();
         let newer = good.replace("\"format\": 1", "\"format\": 7");
         assert_ne!(good, newer);
+        let boot = harness_fs::stage::boot_id().unwrap();
+        let synced = "\"durable\": true,\n  \"run\"";
+        let unsynced = good.replace(synced, &synced.replace("true", "false"));
+        assert_ne!(good, unsynced);
+        let restarted = unsynced.replace(&boot, "another");
+        let ws = rig.ws();
+        let mount = ["mount", "--workspace", ws.to_str().unwrap()];
+        let if_kept = [&mount[..], &["--resume-if-kept"]].concat();
+        let commands: [(&[&str], i32); 4] = [
+            (&["mount", "--resume"], 1),
+            (&if_kept, 1),
+            (&mount, 1),
+            (&["status"], 3),
+        ];
         for (text, part) in [
-            (newer.as_str(), "this is format 7"),
-            (&good[..good.len() / 2], "stage.json"),
-            ("", "stage.json"),
+            (newer.as_str(), "stage.json is of format 7"),
+            (&good[..good.len() / 2], "stage.json is damaged"),
+            ("", "stage.json is damaged"),
+            ("garbage", "stage.json is damaged"),
             ("{}", "no format version"),
+            ("{\"format\": 1}", "stage.json is damaged"),
+            (&restarted, "the machine was restarted"),
         ] {
             fs::write(&file, text).unwrap();
-            rig.run(&["mount", "--resume"]).refused(1, part);
+            for (command, code) in commands {
+                let ran = rig.run(command);
+                ran.refused(code, part);
+                ran.refused(code, "the stage cannot be resumed because");
+                ran.refused(code, "; `harness-fs unmount` discards it");
+                assert!(!ran.err.contains("--resume"), "{ran:?}");
+            }
             assert_eq!(fs::read_to_string(&file).unwrap(), text, "not touched");
             assert_eq!(mounts(), Vec::<String>::new());
             rig.all_gone();
@@ -123,7 +146,19 @@ fn state_that_cannot_be_resumed() {
         fs::write(&file, good).unwrap();
         rig.ok(&["mount", "--resume"]);
         assert_eq!(fs::read_to_string(rig.ws().join("made")).unwrap(), "made\n");
-        rig.ok(&["unmount"]);
+        rig.daemon().kill_server();
+        for text in [&restarted, "garbage"] {
+            fs::write(&file, text).unwrap();
+            let ran = rig.run(&["status"]);
+            ran.refused(
+                5,
+                "was killed by SIGKILL: the stage cannot be resumed because",
+            );
+            ran.refused(5, "; `harness-fs unmount` discards it");
+        }
+        let ran = rig.ok(&["unmount"]);
+        assert!(!ran.err.contains("discards it"), "{ran:?}");
+        assert!(!rig.state().exists());
     });
 }
 

@@ -4,10 +4,11 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sched::CloneFlags;
 
 use super::StepView;
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::{mount, mountinfo};
 
 /// The mounts as they were, to go back to.
@@ -76,6 +77,7 @@ fn show(view: &StepView) -> Result<()> {
     let root = File::open(&view.mount).context(|| view.mount.display().to_string())?;
     for (index, path) in view.mapped.iter().enumerate() {
         let tree = mount::clone_mount(&root, Path::new(&index.to_string()))
+            .map_err(|error| elsewhere(error, view))
             .context(|| format!("bind {}", path.display()))?;
         // The stage's own view; beneath it lies the base.
         mount::detach(path)?;
@@ -94,6 +96,19 @@ fn show(view: &StepView) -> Result<()> {
         mount::detach(other)?;
     }
     mount::hide(&view.state_dir)
+}
+
+/// A namespace that was copied before the stage was mounted, or that hears of no
+/// mounts outside, lacks the view (mount_namespaces(7)).
+fn elsewhere(error: Error, view: &StepView) -> Error {
+    let seen =
+        mountinfo::own().is_ok_and(|mounts| mounts.iter().any(|mount| mount.at == view.mount));
+    if seen || error.errno() != Errno::ENOENT {
+        return error;
+    }
+    let text = "the daemon mounts views in another mount namespace than this process is in: run it where the \
+                stage was mounted, or with `nsenter -t PID -m`; `harness-fs status` shows the daemon's PID";
+    Error::new(Errno::ENOENT, text)
 }
 
 #[cfg(test)]

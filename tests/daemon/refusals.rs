@@ -352,6 +352,54 @@ fn processes_in_mount_namespaces_of_their_own() {
     });
 }
 
+/// A view that is not mounted here was an empty directory.
+#[test]
+fn a_step_from_another_mount_namespace() {
+    alone(|rig| {
+        let (ready, go) = (rig.path().join("ready"), rig.path().join("go"));
+        for fifo in [&ready, &go] {
+            mkfifo(fifo, Mode::S_IRWXU).unwrap();
+        }
+        // A copy of the mounts that hears of no later one.
+        let script = "echo >\"$1\"; read x <\"$2\"; shift 2; exec \"$@\"";
+        let step = [
+            env!("CARGO_BIN_EXE_harness-fs"),
+            "step",
+            "run",
+            "x",
+            "--",
+            "true",
+        ];
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-ec",
+            script,
+            "sh",
+        ]);
+        command.args([&ready, &go]).args(step);
+        command.env("HARNESS_FS_STATE_DIR", rig.state());
+        let started = rig::start(command);
+        fs::read_to_string(&ready).unwrap();
+        rig.mount();
+        let pid = rig.daemon().server.pid.to_string();
+        fs::write(&go, "\n").unwrap();
+        let ran = started.end();
+        ran.refused(125, "in another mount namespace");
+        ran.refused(125, "`nsenter -t PID -m`");
+        // What it says to do.
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &pid, "-m"]).args(step);
+        command.env("HARNESS_FS_STATE_DIR", rig.state());
+        let ran = rig::start(command).end();
+        assert_eq!(ran.code, 0, "{ran:?}");
+        rig.ok(&["unmount"]);
+    });
+}
+
 #[test]
 fn only_root_mounts_and_only_the_owner_asks() {
     alone(|rig| {

@@ -12,7 +12,7 @@ use super::journal::{self, Record};
 use super::names::STAGE_VIEW;
 use super::state::{Phase, State, now};
 use super::steps::tell_of_writers;
-use super::{Failure, LAYERS, Sessions, Stage, VIEWS, boot_id, make_state_dir};
+use super::{Failure, LAYERS, Sessions, Stage, VIEWS, boot_id, make_state_dir, reserve};
 use crate::error::{Context, Error, Result};
 use crate::layer::{OpenLayer, finish_seal, part_from_writers, seal, sweep_sealed};
 use crate::sys::at;
@@ -49,6 +49,19 @@ impl Stage {
         state.run += 1;
         // Its range of numbers counts as used from here on, whatever happens.
         state.write(state_dir)?;
+        // Opening layers and ending seals make files and directories too, in many
+        // places; the last commit takes the room again.
+        reserve::spend(state_dir);
+        Self::settle(state_dir, state, sessions, notes).inspect_err(|_| reserve::keep(state_dir))
+    }
+
+    /// Brings what there is into layers, sweeps the rest, and commits.
+    fn settle(
+        state_dir: &Path,
+        mut state: State,
+        sessions: Arc<dyn Sessions>,
+        mut notes: Vec<String>,
+    ) -> Result<Stage, Failure> {
         let records = Record::read_all(state_dir)?;
         let leftover = records
             .iter()
@@ -268,7 +281,7 @@ pub(super) fn remove_state(dir: &Path) -> Result<()> {
             remove_view(&view?.path());
         }
     }
-    for name in [LAYERS, journal::DIR, super::OBJECTS, super::reserve::DIR] {
+    for name in [LAYERS, journal::DIR, super::OBJECTS, reserve::DIR] {
         at::remove_all(nix::fcntl::AT_FDCWD, &dir.join(name))
             .context(|| dir.join(name).display().to_string())?;
     }

@@ -3,6 +3,8 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use crate::rig::{Rig, alone, tool, tree};
 
@@ -180,6 +182,82 @@ fn a_full_disk_in_the_stage_view() {
         rig.ok(&["unmount", "--keep-state"]);
         rig.ok(&["mount", "--resume"]);
         assert!(!rig.ws().join("fill").exists());
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// Takes all the room that is left.
+fn fill(path: &Path) {
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .unwrap();
+    let full = loop {
+        if let Err(error) = file.write_all(&[1; 4096]) {
+            break error;
+        }
+    };
+    assert_eq!(full.raw_os_error(), Some(28));
+}
+
+#[test]
+fn the_daemon_dies_on_a_full_disk() {
+    alone(|rig| {
+        small_disk(rig);
+        rig.mount();
+        rig.ok(&["step", "begin", "a"]);
+        let script = "echo precious > a; ln a b; mkdir d; echo more > d/f";
+        rig.ok(&["step", "exec", "a", "--", "sh", "-ec", script]);
+        fill(&rig.ws().join("fill"));
+        for _ in 0..3 {
+            rig.daemon().kill_server();
+            rig.ok(&["mount", "--resume"]);
+            let full = fs::write(rig.ws().join("late"), vec![1; 2 << 20]).unwrap_err();
+            assert_eq!(full.raw_os_error(), Some(28));
+            fs::remove_file(rig.ws().join("late")).unwrap();
+            fill(&rig.ws().join("fill"));
+        }
+        fs::remove_file(rig.ws().join("fill")).unwrap();
+        rig.ok(&["step", "merge", "a"]);
+        for name in ["a", "b"] {
+            let merged = fs::read_to_string(rig.ws().join(name)).unwrap();
+            assert_eq!(merged, "precious\n");
+        }
+        assert_eq!(fs::metadata(rig.ws().join("a")).unwrap().nlink(), 2);
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// Somebody takes whatever a commit frees.
+#[test]
+fn many_commits_on_a_disk_that_stays_full() {
+    alone(|rig| {
+        small_disk(rig);
+        rig.mount();
+        for step in ["a", "b", "c"] {
+            rig.ok(&["step", "begin", step]);
+            let script = format!("echo {step} > {step}; ln {step} also-{step}");
+            rig.ok(&["step", "exec", step, "--", "sh", "-ec", &script]);
+        }
+        let ballast = rig.state().join("ballast");
+        fill(&ballast);
+        for number in 0..8 {
+            let group = format!("g{number}");
+            rig.ok(&["group", "declare", &group, &format!("m{number}")]);
+            fill(&ballast);
+        }
+        rig.ok(&["step", "discard", "a"]);
+        fill(&ballast);
+        rig.ok(&["step", "merge", "b"]);
+        fill(&ballast);
+        rig.ok(&["unmount", "--keep-state"]);
+        fill(&ballast);
+        rig.ok(&["mount", "--resume"]);
+        fill(&ballast);
+        assert_eq!(fs::read_to_string(rig.ws().join("also-b")).unwrap(), "b\n");
+        rig.ok(&["step", "merge", "c"]);
+        assert_eq!(fs::read_to_string(rig.ws().join("also-c")).unwrap(), "c\n");
         rig.ok(&["unmount"]);
     });
 }

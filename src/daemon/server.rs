@@ -19,6 +19,7 @@ use crate::error::{Context, Result};
 use crate::export;
 use crate::stage::Failure;
 use crate::sys::made::Made;
+use crate::sys::memory;
 
 /// How long the processes of steps may take to end after SIGTERM; the whole
 /// end has ten seconds.
@@ -37,6 +38,8 @@ pub fn serve(config: &Config) -> u8 {
     nix::sys::stat::umask(Mode::empty());
     log_file::start(config.log.as_deref());
     limits::lift();
+    // Each thread of a view has a buffer for what the kernel may send at most.
+    memory::give_back_large();
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
         signals.add(signal);

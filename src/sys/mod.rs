@@ -10,6 +10,7 @@ pub mod inode;
 pub mod lease;
 pub mod location;
 pub mod made;
+pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod ordered;

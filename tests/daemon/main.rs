@@ -13,6 +13,7 @@ mod inherited;
 mod interrupted;
 mod isolation;
 mod left_behind;
+mod memory;
 mod names;
 mod open_files;
 mod other_names;

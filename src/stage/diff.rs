@@ -57,54 +57,75 @@ impl Stage {
     /// [`Failure::NotFound`] for a name that is neither step nor snapshot,
     /// [`Failure::Usage`] for one that is both, else what the layers report.
     pub fn diff(&self, of: Option<&str>) -> Result<Vec<DiffLine>, Failure> {
-        let life = of.is_none().then(|| self.life.lock());
-        if life.is_some() {
-            self.seal_dirty_head()?;
-        }
-        let (state, _lease) = self.lease(|state| state.layers().cloned().collect());
-        drop(life);
-        let first = self.stack_of(&state.stack[..state.imported.min(state.stack.len())])?;
-        let mut open = None;
-        let (old, new) = match of {
-            None => (first, self.stack_of(&state.stack)?),
-            Some(of) => match named(&state, of)? {
-                (name, Some(step), _) => {
-                    let base = self.stack_of(&step.base_stack)?;
-                    let layer = match (&step.layer, step.state) {
-                        (Some(id), _) => Some(self.layer(id)? as _),
-                        (None, Phase::Open) => {
-                            open = Some((name, step));
-                            Some(read_open(&self.running(name)?.view.open_layer_path())?)
-                        }
-                        (None, _) => None,
-                    };
-                    let view = layer.map_or(base.clone(), |layer| base.with(layer));
-                    (base, view)
-                }
-                (_, None, Some(snapshot)) => (first, self.stack_of(&snapshot.stack)?),
-                (name, None, None) => self.around_merged(&state, name)?,
-            },
+        let lines = match self.diff_unless_it_ends(of, of.is_none())? {
+            None => self.diff_unless_it_ends(of, true)?,
+            found => found,
         };
-        let lines = lines(&old, &new, &state.options.mapped);
-        if let Some((name, step)) = open {
-            self.check_not_discarded(name, step)?;
-        }
-        let mut lines = lines?;
+        let mut lines = lines.unwrap_or_default();
         lines.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(lines)
     }
 
-    /// Checks that a step that was open has not been discarded since: its layer
-    /// goes at once, and so what was read of it may be anything.
-    fn check_not_discarded(&self, name: &str, was: &StepState) -> Result<(), Failure> {
+    /// What changed, in any order; `None` if `of` was an open step and may have
+    /// ended meanwhile. Its layer is moved or removed then, and so what was read
+    /// of it may be anything. `locked` begins once what is under way has ended,
+    /// and keeps a step open that is.
+    fn diff_unless_it_ends(
+        &self,
+        of: Option<&str>,
+        locked: bool,
+    ) -> Result<Option<Vec<DiffLine>>, Failure> {
+        let life = locked.then(|| self.life.lock());
+        if of.is_none() {
+            self.seal_dirty_head()?;
+        }
+        let (state, _lease) = self.lease(|state| state.layers().cloned().collect());
+        let open = match of.map(|of| named(&state, of)).transpose()? {
+            Some((name, Some(step), _)) if step.state == Phase::Open => Some((name, step)),
+            _ => None,
+        };
+        // Everything else is leased.
+        let life = life.filter(|_| open.is_some());
+        let stacks = self.before_and_after(&state, of);
+        let lines = stacks.and_then(|(old, new)| Ok(lines(&old, &new, &state.options.mapped)?));
+        if let Some((name, step)) = open
+            && life.is_none()
+            && (lines.is_err() || !self.is_open(name, step))
+        {
+            return Ok(None);
+        }
+        lines.map(Some)
+    }
+
+    fn before_and_after(&self, state: &State, of: Option<&str>) -> Result<(Stack, Stack), Failure> {
+        let first = self.stack_of(&state.stack[..state.imported.min(state.stack.len())])?;
+        let Some(of) = of else {
+            return Ok((first, self.stack_of(&state.stack)?));
+        };
+        match named(state, of)? {
+            (name, Some(step), _) => {
+                let base = self.stack_of(&step.base_stack)?;
+                let layer = match (&step.layer, step.state) {
+                    (Some(id), _) => Some(self.layer(id)? as _),
+                    (None, Phase::Open) => {
+                        Some(read_open(&self.running(name)?.view.open_layer_path())?)
+                    }
+                    (None, _) => None,
+                };
+                let view = layer.map_or(base.clone(), |layer| base.with(layer));
+                Ok((base, view))
+            }
+            (_, None, Some(snapshot)) => Ok((first, self.stack_of(&snapshot.stack)?)),
+            (name, None, None) => self.around_merged(state, name),
+        }
+    }
+
+    /// Whether a step is open that was, and not another one of its name.
+    fn is_open(&self, name: &str, was: &StepState) -> bool {
         let state = self.state.lock();
         let same = |step: &StepState| step.first_ino == was.first_ino;
-        let merged = state.gone.get(name).is_some_and(|gone| gone == MERGED);
-        if merged || state.steps.get(name).is_some_and(same) {
-            return Ok(());
-        }
-        let text = format!("step '{name}' was discarded meanwhile; there is nothing left of it");
-        Err(Failure::NotFound(text))
+        let now = state.steps.get(name).filter(|step| same(step));
+        now.is_some_and(|step| step.state == Phase::Open)
     }
 
     /// The stage before and after the merge of a step; the same twice if it has

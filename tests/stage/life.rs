@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use harness_fs::merge::Policy;
 use harness_fs::stage::{Failure, Invalidation, Options, Phase, Stage};
@@ -348,4 +349,38 @@ fn diff_shows_what_a_merge_changed() {
         rig.stage.diff(Some("c")),
         Err(Failure::NotFound(text)) if text.contains("discarded")
     ));
+}
+
+/// The open layer becomes a sealed one, or goes, before the state says so.
+#[test]
+fn diff_of_a_step_that_ends_meanwhile_finds_its_layer_or_says_what_became_of_it() {
+    let rig = Rig::new();
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                match rig.stage.diff(Some("s")) {
+                    Ok(lines) => assert!(lines.len() <= 2, "{lines:?}"),
+                    Err(Failure::NotFound(text)) => assert!(
+                        text.starts_with("there is no step") || text.contains("was discarded;"),
+                        "{text}"
+                    ),
+                    Err(failure) => panic!("{failure:?}"),
+                }
+            }
+        });
+        for round in 0..100 {
+            rig.begin("s");
+            rig.in_view("s").write("0/log", "two").write("0/new", "1");
+            if round % 2 == 0 {
+                rig.stage.keep("s", "to be looked at").unwrap();
+            }
+            rig.stage.discard("s").unwrap();
+            if reader.is_finished() {
+                break;
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+    });
 }

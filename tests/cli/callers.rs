@@ -73,6 +73,10 @@ if pid == 0:
 said = b""
 while b"ready" not in said:
     said += os.read(terminal, 100)
+# A signal just after the start ends the command line itself: it holds them when its command runs.
+held = 0
+while not held & 1:
+    held = int(open("/proc/%d/status" % pid).read().split("SigBlk:")[1].split()[0], 16)
 os.close(terminal)
 os.waitpid(pid, 0)
 END

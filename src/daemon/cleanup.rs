@@ -80,9 +80,7 @@ mod tests {
 
     fn mount(device: &str, at: &str, kind: &str, source: &str) -> Mount {
         Mount {
-            id: 0,
             device: device.into(),
-            root: "/".into(),
             at: at.into(),
             kind: kind.into(),
             source: source.into(),

@@ -61,10 +61,9 @@ pub struct How {
 /// mounted, and no state unless it is to be kept.
 ///
 /// # Errors
-/// What could not be done. If it was the tree that could not be written, the
-/// stage goes on as if nothing had been asked. Otherwise the
-/// state is kept, the server ends with a failure, and its supervisor unmounts
-/// what is left.
+/// What could not be done. If it was the tree that could not be written, the stage
+/// goes on, without what was cut off. Otherwise the state is kept, the server ends
+/// with a failure, and its supervisor unmounts what is left.
 pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyReport>), NotEnded> {
     if !requests.start_ending() {
         return Err(NotEnded::ByOther);

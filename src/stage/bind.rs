@@ -289,8 +289,6 @@ mod tests {
     #[test]
     fn the_stage_is_named_by_the_source() {
         let mount = Mount {
-            id: 0,
-            root: "/".into(),
             device: "0:9".into(),
             at: "/harness".into(),
             kind: "fuse.harness-fs".into(),

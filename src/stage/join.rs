@@ -137,9 +137,8 @@ impl<'a> Join<'a> {
     ///
     /// # Errors
     /// What the layers or the disk report; the layer is then to be dropped.
-    pub fn carry_out(&mut self, plan: &JoinPlan) -> Result<()> {
+    pub fn carry_out(&mut self, plan: &JoinPlan, renamed: &Renamed<'_>) -> Result<()> {
         let sides = self.sides;
-        let renamed = Renamed::of(sides, plan)?;
         for action in plan.actions() {
             let done = match action {
                 Action::Take { side, path, to } => {

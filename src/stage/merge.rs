@@ -14,6 +14,7 @@ use super::ended::{STRANDED, is_stranded};
 use super::groups::member_leaves;
 use super::join::Join;
 use super::numbers::Suspects;
+use super::renamed::Renamed;
 use super::since::AllSince;
 use super::state::{Phase, State, now};
 use super::steps::known_step;
@@ -307,7 +308,8 @@ impl Stage {
         sides: &Sides,
         below: &Stack,
     ) -> Result<Option<String>> {
-        let suspects = Suspects::find(sides, plan)?;
+        let renamed = Renamed::of(sides, plan)?;
+        let suspects = Suspects::find(sides, plan, &renamed)?;
         if plan.is_empty() && suspects.is_empty() {
             return Ok(None);
         }
@@ -318,7 +320,7 @@ impl Stage {
         let make = || -> Result<bool> {
             std::fs::create_dir_all(&path)?;
             let mut join = Join::new(OpenLayer::open(&path)?, below, sides, &self.inos);
-            join.carry_out(plan)?;
+            join.carry_out(plan, &renamed)?;
             numbers::settle(&mut join, plan, suspects)?;
             if join.open().is_clean()? {
                 return Ok(false);

@@ -39,7 +39,7 @@ impl<'a> Suspects<'a> {
     ///
     /// # Errors
     /// What the layers report.
-    pub fn find(sides: &'a Sides, plan: &JoinPlan) -> Result<Suspects<'a>> {
+    pub fn find(sides: &'a Sides, plan: &JoinPlan, renamed: &Renamed<'_>) -> Result<Suspects<'a>> {
         let mut held = BTreeMap::new();
         let moves = Moves::of(sides)?;
         let planned: BTreeSet<&Path> = plan.actions().iter().map(|act| act.target()).collect();
@@ -85,7 +85,7 @@ impl<'a> Suspects<'a> {
             true => both.copied().collect(),
             false => either.copied().collect(),
         };
-        for from in Renamed::of(sides, plan)?.lost() {
+        for from in renamed.lost() {
             walk(&sides.base, from, &mut |_, found| {
                 if !found.attr.is_dir() && found.attr.nlink > 1 {
                     lost_names.insert(found.attr.ino);

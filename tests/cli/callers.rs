@@ -73,10 +73,17 @@ if pid == 0:
 said = b""
 while b"ready" not in said:
     said += os.read(terminal, 100)
-# A signal just after the start ends the command line itself: it holds them when its command runs.
-held = 0
-while not held & 1:
-    held = int(open("/proc/%d/status" % pid).read().split("SigBlk:")[1].split()[0], 16)
+# A signal just after the start ends the command line itself. That they are blocked says nothing:
+# posix_spawn(3) does that too, while it starts the command.
+def held():
+    for number in os.listdir("/proc/%d/fd" % pid):
+        try:
+            if os.readlink("/proc/%d/fd/%s" % (pid, number)) == "anon_inode:[signalfd]":
+                return True
+        except FileNotFoundError:
+            pass
+while not held():
+    pass
 os.close(terminal)
 os.waitpid(pid, 0)
 END

@@ -2,14 +2,18 @@
 
 use std::cell::RefCell;
 
-use fuser::{INodeNo, ReplyData, ReplyWrite};
+use fuser::{INodeNo, ReplyData, ReplyWrite, Request};
 
 use super::convert::errno;
 use super::filesystem::Adapter;
+use super::following;
 use super::serving::Serving;
 use super::stats::Op;
 use crate::layer::copy_up::Extent;
 use crate::view::Unprivileged;
+
+/// Bytes in one request that are worth a CPU of their own.
+const BULK: usize = 64 << 10;
 
 thread_local! {
     /// Kept from read to read: the pages of a fresh one cost as much as copying
@@ -40,12 +44,25 @@ pub(super) struct Write {
 impl Adapter {
     /// Answers from memory on this thread, and where the disk has to be waited
     /// for on a worker.
-    pub(super) fn serve_read(&self, handle: u64, offset: u64, size: usize, reply: ReplyData) {
+    pub(super) fn serve_read(
+        &self,
+        request: &Request,
+        handle: u64,
+        offset: u64,
+        size: usize,
+        reply: ReplyData,
+    ) {
+        if size > BULK {
+            following::bulk();
+        }
         let mut slow = None;
-        self.here(Op::Read, |inner| {
+        self.here(request, Op::Read, |inner| {
             with_buffer(size, |buffer| {
                 match inner.view.read_now(handle, offset, buffer) {
-                    Ok(Some(count)) => reply.data(&buffer[..count]),
+                    Ok(Some(count)) => {
+                        following::give_way();
+                        reply.data(&buffer[..count]);
+                    }
                     Ok(None) => slow = Some(reply),
                     Err(error) => reply.error(errno(&error)),
                 }
@@ -63,7 +80,17 @@ impl Adapter {
         });
     }
 
-    pub(super) fn serve_write(&self, ino: INodeNo, write: Write, data: &[u8], reply: ReplyWrite) {
+    pub(super) fn serve_write(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        write: Write,
+        data: &[u8],
+        reply: ReplyWrite,
+    ) {
+        if data.len() > BULK {
+            following::bulk();
+        }
         // The kernel's idea of a file's end may be older than a merge. That a
         // write is none (`RWF_NOAPPEND`, preadv2(2)), the request does not say.
         let append = write.append && self.inner.view.is_live();
@@ -78,6 +105,7 @@ impl Adapter {
             };
             match written {
                 Ok((at, count)) => {
+                    following::give_way();
                     reply.written(u32::try_from(count).unwrap_or(u32::MAX));
                     at != write.offset
                 }
@@ -90,7 +118,7 @@ impl Adapter {
         // Sealed under the handle: the write copies the file up first.
         if self.inner.view.copies_much(ino.0, Extent::Whole) {
             let data = data.to_vec();
-            self.maybe_slow(Op::Write, true, move |inner| {
+            self.maybe_slow(request, Op::Write, true, move |inner| {
                 if serve(inner, &data, reply) {
                     inner.forget_pages(ino);
                 }
@@ -98,7 +126,9 @@ impl Adapter {
             return;
         }
         let mut moved = false;
-        self.here(Op::Write, |inner| moved = serve(inner, data, reply));
+        self.here(request, Op::Write, |inner| {
+            moved = serve(inner, data, reply)
+        });
         if moved {
             // Not from this thread: the kernel may want something of it first.
             let inner = self.inner.clone();

@@ -14,6 +14,7 @@ use nix::fcntl::OFlag;
 
 use super::content::Write;
 use super::convert::{FOREVER, decode_device, errno, file_attr, kind, set_time};
+use super::following::give_way;
 use super::modes::Modes;
 use super::serving::{
     Serving, by, caller, done, is_writable, open_flags, reply_bytes, unprivileged,
@@ -119,14 +120,15 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.here(Op::Lookup, |inner| {
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.here(request, Op::Lookup, |inner| {
             let result = inner.view.lookup(parent.0, name);
             match &result {
                 Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
                     // A missing name is cached too: node id 0 says so
                     // (include/uapi/linux/fuse.h, struct fuse_entry_out).
                     let attr = crate::view::missing();
+                    give_way();
                     reply.entry(&FOREVER, &file_attr(&attr), Generation(0));
                 }
                 _ => inner.reply_entry(result, reply),
@@ -134,12 +136,12 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn forget(&self, _request: &Request, ino: INodeNo, count: u64) {
-        self.here(Op::Forget, |inner| inner.view.forget(ino.0, count));
+    fn forget(&self, request: &Request, ino: INodeNo, count: u64) {
+        self.here(request, Op::Forget, |inner| inner.view.forget(ino.0, count));
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        self.here(Op::Getattr, |inner| {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.here(request, Op::Getattr, |inner| {
             inner.reply_attr(inner.view.getattr(ino.0), reply)
         });
     }
@@ -177,15 +179,20 @@ impl Filesystem for Adapter {
             Some(_) => Extent::Whole,
         };
         let slow = self.inner.view.copies_much(ino.0, extent);
-        self.maybe_slow(Op::Setattr, slow, move |inner| {
+        self.maybe_slow(request, Op::Setattr, slow, move |inner| {
             inner.reply_attr(inner.view.setattr(ino.0, &set), reply);
         });
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
-        self.here(Op::Readlink, |inner| match inner.view.readlink(ino.0) {
-            Ok(target) => reply.data(target.as_encoded_bytes()),
-            Err(error) => reply.error(errno(&error)),
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.here(request, Op::Readlink, |inner| {
+            match inner.view.readlink(ino.0) {
+                Ok(target) => {
+                    give_way();
+                    reply.data(target.as_encoded_bytes());
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
         });
     }
 
@@ -199,7 +206,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        self.here(Op::Mknod, |inner| {
+        self.here(request, Op::Mknod, |inner| {
             let caller = caller(request, umask);
             let made = inner
                 .view
@@ -217,7 +224,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        self.here(Op::Mkdir, |inner| {
+        self.here(request, Op::Mkdir, |inner| {
             let made = inner
                 .view
                 .mkdir(parent.0, name, mode, &caller(request, umask));
@@ -225,14 +232,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.here(Op::Unlink, |inner| {
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.here(request, Op::Unlink, |inner| {
             done(inner.view.unlink(parent.0, name), reply)
         });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.here(Op::Rmdir, |inner| {
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.here(request, Op::Rmdir, |inner| {
             done(inner.view.rmdir(parent.0, name), reply)
         });
     }
@@ -245,7 +252,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        self.here(Op::Symlink, |inner| {
+        self.here(request, Op::Symlink, |inner| {
             let caller = caller(request, 0);
             let made = inner
                 .view
@@ -256,7 +263,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         to_parent: INodeNo,
@@ -273,12 +280,12 @@ impl Filesystem for Adapter {
         } else {
             return reply.error(fuser::Errno::EINVAL);
         };
-        self.serve_rename((parent, name), (to_parent, to_name), mode, reply);
+        self.serve_rename(request, (parent, name), (to_parent, to_name), mode, reply);
     }
 
     fn link(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         parent: INodeNo,
         name: &OsStr,
@@ -286,7 +293,7 @@ impl Filesystem for Adapter {
     ) {
         let slow = self.inner.view.copies_much(ino.0, Extent::Whole);
         let name = name.to_os_string();
-        self.maybe_slow(Op::Link, slow, move |inner| {
+        self.maybe_slow(request, Op::Link, slow, move |inner| {
             inner.reply_entry(inner.view.link(ino.0, parent.0, &name), reply);
         });
     }
@@ -300,7 +307,7 @@ impl Filesystem for Adapter {
             false => writable.then_some(Extent::Whole),
         };
         let slow = extent.is_some_and(|extent| self.inner.view.copies_much(ino.0, extent));
-        self.maybe_slow(Op::Open, slow, move |inner| {
+        self.maybe_slow(request, Op::Open, slow, move |inner| {
             match inner.view.open(ino.0, flags, unprivileged) {
                 Ok(opened) => {
                     let backing =
@@ -308,6 +315,7 @@ impl Filesystem for Adapter {
                             reply.open_backing(file)
                         });
                     let handle = FileHandle(opened.handle);
+                    give_way();
                     match backing {
                         Some(backing) => {
                             reply.opened_passthrough(handle, FopenFlags::empty(), &backing);
@@ -330,7 +338,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        self.here(Op::Create, |inner| {
+        self.here(request, Op::Create, |inner| {
             let writable = is_writable(OFlag::from_bits_truncate(flags));
             let caller = caller(request, umask);
             match inner.view.create(parent.0, name, mode, writable, &caller) {
@@ -341,6 +349,7 @@ impl Filesystem for Adapter {
                     });
                     let (handle, attr) = (FileHandle(handle), file_attr(&attr));
                     let (none, keep) = (FopenFlags::empty(), FopenFlags::FOPEN_KEEP_CACHE);
+                    give_way();
                     match backing {
                         Some(backing) => reply.created_passthrough(
                             &FOREVER,
@@ -360,7 +369,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -369,7 +378,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.serve_read(fh.0, offset, size as usize, reply);
+        self.serve_read(request, fh.0, offset, size as usize, reply);
     }
 
     fn write(
@@ -392,7 +401,7 @@ impl Filesystem for Adapter {
                 .then(|| by(request)),
             append: open_flags(flags).contains(OFlag::O_APPEND),
         };
-        self.serve_write(ino, how, data, reply);
+        self.serve_write(request, ino, how, data, reply);
     }
 
     fn flush(
@@ -409,7 +418,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         flags: OpenFlags,
@@ -417,7 +426,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        self.here(Op::Release, |inner| {
+        self.here(request, Op::Release, |inner| {
             reply.ok();
             let past = inner.modes.leave(ino.0, is_writable(open_flags(flags)));
             inner.view.release(fh.0);
@@ -431,32 +440,32 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.maybe_slow(Op::Fsync, true, move |inner| {
+        self.maybe_slow(request, Op::Fsync, true, move |inner| {
             done(inner.view.fsync(fh.0, datasync), reply);
         });
     }
 
-    fn opendir(&self, _request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         // The kernel does not ask again (FUSE_NO_OPENDIR_SUPPORT) and keeps
         // listings itself.
-        self.here(Op::Opendir, |_| reply.error(fuser::Errno::ENOSYS));
+        self.here(request, Op::Opendir, |_| reply.error(fuser::Errno::ENOSYS));
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        self.here(Op::Readdir, move |inner| {
+        self.here(request, Op::Readdir, move |inner| {
             let result = inner.view.readdir(ino.0, offset, false, &mut |entry| {
                 !reply.add(
                     INodeNo(entry.ino),
@@ -466,7 +475,10 @@ impl Filesystem for Adapter {
                 )
             });
             match result {
-                Ok(()) => reply.ok(),
+                Ok(()) => {
+                    give_way();
+                    reply.ok();
+                }
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -474,13 +486,13 @@ impl Filesystem for Adapter {
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        self.here(Op::Readdirplus, move |inner| {
+        self.here(request, Op::Readdirplus, move |inner| {
             let result = inner.view.readdir(ino.0, offset, true, &mut |entry| {
                 // `.` and `..` carry no attributes: node id 0, not a lookup.
                 let empty = crate::view::missing();
@@ -500,7 +512,10 @@ impl Filesystem for Adapter {
                 )
             });
             match result {
-                Ok(()) => reply.ok(),
+                Ok(()) => {
+                    give_way();
+                    reply.ok();
+                }
                 Err(error) => reply.error(errno(&error)),
             }
         });
@@ -508,19 +523,19 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        self.maybe_slow(Op::Fsyncdir, true, move |inner| {
+        self.maybe_slow(request, Op::Fsyncdir, true, move |inner| {
             done(inner.view.fsyncdir(ino.0), reply)
         });
     }
 
-    fn statfs(&self, _request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.here(Op::Statfs, |inner| match inner.view.statfs() {
+    fn statfs(&self, request: &Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.here(request, Op::Statfs, |inner| match inner.view.statfs() {
             Ok(stat) => reply.statfs(
                 stat.blocks,
                 stat.blocks_free,
@@ -555,7 +570,7 @@ impl Filesystem for Adapter {
         let slow = self.inner.view.copies_much(ino.0, Extent::Metadata);
         let by = unprivileged(request).filter(|_| name == ACCESS_ACL);
         let (name, value) = (name.to_os_string(), value.to_vec());
-        self.maybe_slow(Op::Setxattr, slow, move |inner| {
+        self.maybe_slow(request, Op::Setxattr, slow, move |inner| {
             let set = match by {
                 Some(by) => inner.view.set_access_acl(ino.0, &value, how, by),
                 None => inner.view.setxattr(ino.0, &name, &value, how),
@@ -566,13 +581,13 @@ impl Filesystem for Adapter {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         size: u32,
         reply: ReplyXattr,
     ) {
-        self.here(Op::Getxattr, |inner| {
+        self.here(request, Op::Getxattr, |inner| {
             reply_bytes(inner.view.getxattr(ino.0, name), size, reply);
         });
     }
@@ -581,7 +596,7 @@ impl Filesystem for Adapter {
         // xattr(7): `trusted.*` is not even listed for others. The kernel checks
         // that for reading and writing only.
         let all = request.uid() == 0;
-        self.here(Op::Listxattr, |inner| {
+        self.here(request, Op::Listxattr, |inner| {
             let names = inner.view.listxattr(ino.0).map(|names| {
                 let mut bytes = Vec::new();
                 let shown = |name: &std::ffi::OsString| {
@@ -597,17 +612,17 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let slow = self.inner.view.copies_much(ino.0, Extent::Metadata);
         let name = name.to_os_string();
-        self.maybe_slow(Op::Removexattr, slow, move |inner| {
+        self.maybe_slow(request, Op::Removexattr, slow, move |inner| {
             done(inner.view.removexattr(ino.0, &name), reply)
         });
     }
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -615,14 +630,14 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        self.maybe_slow(Op::Fallocate, true, move |inner| {
+        self.maybe_slow(request, Op::Fallocate, true, move |inner| {
             done(inner.view.fallocate(fh.0, mode, offset, length), reply);
         });
     }
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         fh: FileHandle,
         offset: i64,
@@ -634,7 +649,7 @@ impl Filesystem for Adapter {
             libc::SEEK_HOLE => Whence::Hole,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        self.here(Op::Lseek, |inner| {
+        self.here(request, Op::Lseek, |inner| {
             match inner.view.seek(fh.0, offset, whence) {
                 Ok(offset) => reply.offset(offset),
                 Err(error) => reply.error(errno(&error)),
@@ -644,7 +659,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -657,7 +672,7 @@ impl Filesystem for Adapter {
     ) {
         // The answer has 32 bits.
         let length = length.min(1 << 30);
-        self.maybe_slow(Op::CopyFileRange, true, move |inner| {
+        self.maybe_slow(request, Op::CopyFileRange, true, move |inner| {
             let view = &inner.view;
             match view.copy_range(fh_in.0, offset_in, fh_out.0, offset_out, length) {
                 Ok(count) => reply.written(u32::try_from(count).unwrap_or(u32::MAX)),
@@ -668,7 +683,7 @@ impl Filesystem for Adapter {
 
     fn ioctl(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino: INodeNo,
         _fh: FileHandle,
         _flags: fuser::IoctlFlags,
@@ -677,6 +692,6 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: fuser::ReplyIoctl,
     ) {
-        self.here(Op::Ioctl, |_| reply.error(fuser::Errno::ENOTTY));
+        self.here(request, Op::Ioctl, |_| reply.error(fuser::Errno::ENOTTY));
     }
 }

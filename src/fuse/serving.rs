@@ -11,6 +11,7 @@ use fuser::{
 use nix::fcntl::OFlag;
 
 use super::convert::{FOREVER, errno, file_attr};
+use super::following;
 use super::modes::Modes;
 use super::stats::Stats;
 use crate::error::Result;
@@ -36,9 +37,10 @@ impl Serving {
     }
 
     pub fn reply_entry(&self, result: Result<Attr>, reply: ReplyEntry) {
+        let result = result.map(|attr| (self.ttl(attr.ino), attr));
+        following::give_way();
         match result {
-            Ok(attr) => {
-                let ttl = self.ttl(attr.ino);
+            Ok((ttl, attr)) => {
                 reply.entry_with_ttls(&ttl, &FOREVER, &file_attr(&attr), Generation(0));
             }
             Err(error) => reply.error(errno(&error)),
@@ -46,8 +48,10 @@ impl Serving {
     }
 
     pub fn reply_attr(&self, result: Result<Attr>, reply: ReplyAttr) {
+        let result = result.map(|attr| (self.ttl(attr.ino), attr));
+        following::give_way();
         match result {
-            Ok(attr) => reply.attr(&self.ttl(attr.ino), &file_attr(&attr)),
+            Ok((ttl, attr)) => reply.attr(&ttl, &file_attr(&attr)),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -91,6 +95,7 @@ impl Serving {
 }
 
 pub(super) fn done(result: Result<()>, reply: ReplyEmpty) {
+    following::give_way();
     match result {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(&error)),
@@ -129,6 +134,7 @@ pub(super) fn is_writable(flags: OFlag) -> bool {
 
 /// Answers getxattr(2) and listxattr(2), which ask for the size first.
 pub(super) fn reply_bytes(result: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    following::give_way();
     match result {
         Ok(bytes) => {
             let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);

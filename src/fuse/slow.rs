@@ -3,10 +3,11 @@
 
 use std::ffi::OsStr;
 
-use fuser::{INodeNo, ReplyEmpty};
+use fuser::{INodeNo, ReplyEmpty, Request};
 
 use super::convert::errno;
 use super::filesystem::Adapter;
+use super::following;
 use super::serving::{Serving, done};
 use super::stats::Op;
 use super::workers::run;
@@ -14,17 +15,20 @@ use crate::view::RenameMode;
 
 impl Adapter {
     /// Serves a request on this thread. A panic answers it with `EIO`.
-    pub(super) fn here(&self, op: Op, job: impl FnOnce(&Serving)) {
+    pub(super) fn here(&self, request: &Request, op: Op, job: impl FnOnce(&Serving)) {
         let inner = &*self.inner;
         inner.stats.count(op);
         inner.stats.begin(0);
+        following::request(request.pid());
         run(|| job(inner));
+        following::answered();
         inner.stats.end(0);
     }
 
     /// Serves a request here, or on a worker if it may take long.
     pub(super) fn maybe_slow(
         &self,
+        request: &Request,
         op: Op,
         slow: bool,
         job: impl FnOnce(&Serving) + Send + 'static,
@@ -34,7 +38,7 @@ impl Adapter {
             let inner = self.inner.clone();
             self.workers.give(move || job(&inner));
         } else {
-            self.here(op, job);
+            self.here(request, op, job);
         }
     }
 
@@ -42,16 +46,20 @@ impl Adapter {
     /// copied up.
     pub(super) fn serve_rename(
         &self,
+        request: &Request,
         (parent, name): (INodeNo, &OsStr),
         (to_parent, to_name): (INodeNo, &OsStr),
         mode: RenameMode,
         reply: ReplyEmpty,
     ) {
         let mut slow = None;
-        self.here(Op::Rename, |inner| {
+        self.here(request, Op::Rename, |inner| {
             let (from, to) = ((parent.0, name), (to_parent.0, to_name));
             match inner.view.rename_now(from, to, mode) {
-                Ok(true) => reply.ok(),
+                Ok(true) => {
+                    following::give_way();
+                    reply.ok();
+                }
                 Ok(false) => slow = Some(reply),
                 Err(error) => reply.error(errno(&error)),
             }

@@ -15,4 +15,5 @@ pub mod mount;
 pub mod mountinfo;
 pub mod ordered;
 pub mod process;
+pub mod scheduling;
 pub mod xattr;

@@ -31,6 +31,7 @@ pub enum Rank {
     Inode,
 }
 
+#[cfg(debug_assertions)]
 impl Rank {
     /// Whether several may be held at once; which first, is then up to the caller.
     fn is_shared(self) -> bool {

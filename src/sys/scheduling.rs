@@ -72,12 +72,15 @@ pub fn can_yield() -> bool {
 }
 
 /// The CPU that a thread of any process runs on, or ran on last: field 39 of
-/// proc_pid_stat(5). `None` if it is gone or in another PID namespace.
+/// proc_pid_stat(5). `None` if it is gone or in another PID namespace, or if it
+/// has a real-time priority (field 40), with which nobody shares a CPU.
 pub fn cpu_of(thread: u32) -> Option<usize> {
     // Not /proc/PID/stat, which adds up the times of all threads of a process.
     let stat = std::fs::read_to_string(format!("/proc/{thread}/task/{thread}/stat")).ok()?;
     let (_, after_name) = stat.rsplit_once(')')?;
-    after_name.split_ascii_whitespace().nth(36)?.parse().ok()
+    let mut fields = after_name.split_ascii_whitespace().skip(36);
+    let cpu = fields.next()?.parse().ok()?;
+    (fields.next()? == "0").then_some(cpu)
 }
 
 #[cfg(test)]
@@ -98,6 +101,19 @@ mod tests {
             }
         });
         pinned.join().unwrap();
+    }
+
+    #[test]
+    fn a_thread_with_a_real_time_priority_is_nowhere() {
+        let started = std::thread::spawn(|| {
+            let param = libc::sched_param { sched_priority: 1 };
+            // SAFETY: the pointer is to a value that outlives the call.
+            let set = unsafe { libc::sched_setscheduler(0, libc::SCHED_RR, &raw const param) };
+            assert_eq!(Errno::result(set), Ok(0), "needs CAP_SYS_NICE");
+            let number = nix::unistd::gettid().as_raw().cast_unsigned();
+            assert_eq!(cpu_of(number), None);
+        });
+        started.join().unwrap();
     }
 
     #[test]

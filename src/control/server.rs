@@ -7,9 +7,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
+use parking_lot::Mutex;
 
 use super::address::Address;
 use super::{Hello, Reply, Request, Wire};
@@ -17,6 +19,11 @@ use crate::error::{Context, Result};
 
 /// Connections at a time. A running step holds one.
 const LIMIT: usize = 1024;
+/// What a client is told when there is no thread for it.
+const NO_THREAD: &str =
+    "the daemon can start no more threads: see the pids limit of its cgroup, and `ulimit -u`";
+/// How long that client has to say hello: nobody else is served meanwhile.
+const NO_THREAD_WAIT: Duration = Duration::from_secs(1);
 
 /// Carries out requests.
 pub trait Handler: Send + Sync + 'static {
@@ -101,17 +108,30 @@ impl Server {
             };
             let guard = Guard(Arc::clone(&open));
             let full = open.fetch_add(1, Ordering::Relaxed) >= LIMIT;
+            let refusal = full.then_some("the daemon has too many connections");
             let handler = Arc::clone(handler);
             let hello = Hello::own(self.supervisor);
-            let talk = move || {
+            let talk = move |stream, refusal| {
                 let _guard = guard;
-                if let Err(error) = talk(stream, &hello, full, &*handler) {
+                if let Err(error) = talk(stream, &hello, refusal, &*handler) {
                     log::debug!("connection: {error}");
                 }
             };
+            // Whoever is first takes it: this thread, if there is no other.
+            let given = Arc::new(Mutex::new(Some((stream, talk))));
+            let taken = Arc::clone(&given);
             let thread = std::thread::Builder::new().name("control".to_owned());
-            if let Err(error) = thread.spawn(talk) {
+            let started = thread.spawn(move || {
+                if let Some((stream, talk)) = taken.lock().take() {
+                    talk(stream, refusal);
+                }
+            });
+            if let Err(error) = started
+                && let Some((stream, talk)) = given.lock().take()
+            {
                 log::warn!("no thread for a connection: {error}");
+                let _ = stream.set_read_timeout(Some(NO_THREAD_WAIT));
+                talk(stream, Some(NO_THREAD));
             }
         }
     }
@@ -126,7 +146,12 @@ impl Drop for Guard {
     }
 }
 
-fn talk(stream: UnixStream, hello: &Hello, full: bool, handler: &dyn Handler) -> Result<()> {
+fn talk(
+    stream: UnixStream,
+    hello: &Hello,
+    refusal: Option<&str>,
+    handler: &dyn Handler,
+) -> Result<()> {
     let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
     let mut wire = Wire::new(stream);
     if peer.uid() != nix::unistd::geteuid().as_raw() {
@@ -141,8 +166,10 @@ fn talk(stream: UnixStream, hello: &Hello, full: bool, handler: &dyn Handler) ->
     let Some(client) = wire.receive::<Hello>()? else {
         return Ok(());
     };
-    if full {
-        return wire.send(&Reply::failure(1, "the daemon has too many connections"));
+    if let Some(refusal) = refusal {
+        // Closed with a request unread, the socket would drop the answer.
+        let _ = wire.receive::<Request>();
+        return wire.send(&Reply::failure(1, refusal));
     }
     let mut connection = Connection { wire };
     loop {

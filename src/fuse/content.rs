@@ -70,7 +70,7 @@ impl Adapter {
         });
         let Some(reply) = slow else { return };
         let inner = self.inner.clone();
-        self.workers.give(move || {
+        self.give(move || {
             with_buffer(size, |buffer| {
                 match inner.view.read(handle, offset, buffer) {
                     Ok(count) => reply.data(&buffer[..count]),
@@ -132,7 +132,7 @@ impl Adapter {
         if moved {
             // Not from this thread: the kernel may want something of it first.
             let inner = self.inner.clone();
-            self.workers.give(move || inner.forget_pages(ino));
+            self.give(move || inner.forget_pages(ino));
         }
     }
 }

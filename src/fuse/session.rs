@@ -34,6 +34,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// releases of files that have just been closed.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// What failed where the kernel gives no more threads, and what to do.
+const NO_THREAD: &str =
+    "start the threads that serve a view (see the pids limit of the cgroup, and `ulimit -u`)";
+
 /// How to serve a view.
 #[derive(Clone, Debug)]
 pub struct FuseOptions {
@@ -49,20 +53,49 @@ pub struct FuseSession {
     at: PathBuf,
     view: Arc<View>,
     connection: u64,
-    abort: Option<Abort>,
+    abort: Arc<Aborting>,
     notifier: Notifier,
     stats: Arc<Stats>,
     modes: Arc<Modes>,
-    /// It was not left to end by itself.
-    aborted: AtomicBool,
     negotiated: Arc<Negotiated>,
     ended: Receiver<()>,
+}
+
+/// The end of a connection that does not end by itself.
+#[derive(Debug)]
+struct Aborting {
+    at: PathBuf,
+    connection: u64,
+    abort: Option<Abort>,
+    /// It was not left to end by itself.
+    done: AtomicBool,
+}
+
+impl Aborting {
+    /// Whoever waits for an answer gets an error.
+    fn abort(&self) {
+        self.done.store(true, Ordering::Release);
+        let aborted = match &self.abort {
+            Some(abort) => abort.abort(),
+            // umount2(2): of FUSE it ends the connection, with what is in flight.
+            None => nix::mount::umount2(&self.at, MntFlags::MNT_FORCE | MntFlags::MNT_DETACH)
+                .map_err(Error::from),
+        };
+        if let Err(error) = aborted {
+            log::warn!("abort of connection {}: {error}", self.connection);
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
 }
 
 /// Mounts a view at an existing directory and serves it on a thread of its own.
 ///
 /// # Errors
-/// `ENOENT` without `/dev/fuse`, `EPERM` without the right to mount, or as mount(2).
+/// `ENOENT` without `/dev/fuse`, `EPERM` without the right to mount, `EAGAIN`
+/// where no more threads can be had, or as mount(2).
 pub fn mount(view: Arc<View>, at: &Path, options: &FuseOptions) -> Result<FuseSession> {
     let device: OwnedFd = OpenOptions::new()
         .read(true)
@@ -94,12 +127,17 @@ fn serve(
     device: OwnedFd,
 ) -> Result<FuseSession> {
     let connection = connection_of(at)?;
-    // Where it may not be looked at, the session ends without.
-    let abort = Abort::of(&connection.to_string())
-        .inspect_err(|error| log::warn!("{error}"))
-        .ok();
+    let abort = Arc::new(Aborting {
+        at: at.to_path_buf(),
+        connection,
+        // Where it may not be looked at, the session ends without.
+        abort: Abort::of(&connection.to_string())
+            .inspect_err(|error| log::warn!("{error}"))
+            .ok(),
+        done: AtomicBool::new(false),
+    });
     let stats = Arc::new(Stats::new(WORKERS));
-    let workers = Workers::start(WORKERS, &stats)?;
+    let workers = Workers::start(WORKERS, &stats).context(|| NO_THREAD)?;
     let on_overlay = nix::sys::statfs::statfs(&view.open_layer_path())
         .is_ok_and(|stat| stat.filesystem_type().0.cast_unsigned() == OVERLAYFS_MAGIC);
     let negotiated = Arc::new(Negotiated::default());
@@ -121,15 +159,23 @@ fn serve(
     read_ahead_further(connection);
     let _ = notifier_slot.set(notifier.clone());
     let (end, ended) = bounded(1);
-    let name = at.display().to_string();
+    let aborting = abort.clone();
     std::thread::Builder::new()
         .name("session".into())
         .spawn(move || {
-            if let Err(error) = session.run() {
-                log::debug!("session at {name}: {error}");
+            if let Err(error) = session.run()
+                && !aborting.is_done()
+            {
+                log::error!("nobody serves {} any more: {error}", aborting.at.display());
+                // Others hold the device open, so the kernel would go on waiting.
+                aborting.abort();
             }
             let _ = end.send(());
-        })?;
+        })
+        .context(|| NO_THREAD)?;
+    // The thread that serves is started after INIT has been answered. Without it
+    // this is the first request to fail.
+    std::fs::symlink_metadata(at).map_err(|_| Error::from(Errno::EAGAIN).context(NO_THREAD))?;
     Ok(FuseSession {
         at: at.to_path_buf(),
         view,
@@ -138,7 +184,6 @@ fn serve(
         notifier,
         stats,
         modes,
-        aborted: AtomicBool::new(false),
         negotiated,
         ended,
     })
@@ -263,7 +308,7 @@ impl Session for FuseSession {
         if self.ends_within(SETTLE) {
             return Ok(());
         }
-        if !self.aborted.load(Ordering::Acquire) {
+        if !self.abort.is_done() {
             // Somebody is still in it. What is in a mapping is as good as
             // written, to who mapped it, and what was asked for already is
             // answered.
@@ -286,17 +331,14 @@ impl Session for FuseSession {
     fn held(&self) -> Vec<Ino> {
         // The kernel releases every file before a session ends by itself, even
         // if we were not told of the last ones.
-        match self.aborted.load(Ordering::Acquire) {
+        match self.abort.is_done() {
             true => self.modes.all_written_past_us(),
             false => Vec::new(),
         }
     }
 
     fn abort(&self) {
-        self.aborted.store(true, Ordering::Release);
-        if let Some(Err(error)) = self.abort.as_ref().map(Abort::abort) {
-            log::warn!("abort of connection {}: {error}", self.connection);
-        }
+        self.abort.abort();
     }
 
     fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()> {

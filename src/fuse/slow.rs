@@ -36,10 +36,16 @@ impl Adapter {
         if slow {
             self.inner.stats.count(op);
             let inner = self.inner.clone();
-            self.workers.give(move || job(&inner));
+            self.give(move || job(&inner));
         } else {
             self.here(request, op, job);
         }
+    }
+
+    /// Gives a job to a worker; it is done here if they all have too much to do.
+    pub(super) fn give(&self, job: impl FnOnce() + Send + 'static) {
+        self.workers.give(job);
+        following::answered();
     }
 
     /// Only the view knows what the names stand for, and so what has to be
@@ -67,7 +73,7 @@ impl Adapter {
         let Some(reply) = slow else { return };
         let inner = self.inner.clone();
         let (name, to_name) = (name.to_os_string(), to_name.to_os_string());
-        self.workers.give(move || {
+        self.give(move || {
             let view = &inner.view;
             let renamed = view.rename(parent.0, &name, to_parent.0, &to_name, mode);
             done(renamed, reply);

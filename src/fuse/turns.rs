@@ -88,7 +88,7 @@ impl Turns {
         }
         let pinned = &*self.pinned;
         let mut usual = pinned.usual.lock();
-        if !near {
+        if !near || !pinned.is_where_it_was_put() {
             *usual = Some(pinned.thread.cpus()?);
         }
         if !usual
@@ -154,10 +154,16 @@ impl Pinned {
         let usual = self.usual.lock();
         if self.near.swap(false, Ordering::SeqCst)
             && let Some(usual) = &*usual
+            && self.is_where_it_was_put()
             && let Err(errno) = self.thread.run_on(usual)
         {
             log::debug!("a thread stays on one CPU: {errno}");
         }
+    }
+
+    /// False if somebody has said meanwhile where it may run (taskset(1)).
+    fn is_where_it_was_put(&self) -> bool {
+        self.thread.cpus() == only(self.cpu.load(Ordering::SeqCst))
     }
 
     fn yields(&self) -> bool {
@@ -262,6 +268,20 @@ mod tests {
                 assert_eq!(turns.take_turns(), yields);
                 assert!(this.is_ordinary());
             }
+        });
+    }
+
+    #[test]
+    fn where_it_was_sent_meanwhile_it_stays() {
+        on_a_thread(|| {
+            let this = Thread::this();
+            let turns = Turns::of_this_thread().unwrap();
+            turns.stay_on(first_cpu()).unwrap();
+            let usual = *turns.pinned.usual.lock();
+            this.run_on(&usual.unwrap()).unwrap();
+            *turns.pinned.usual.lock() = only(first_cpu()).ok();
+            turns.roam();
+            assert_eq!(Ok(usual.unwrap()), this.cpus());
         });
     }
 

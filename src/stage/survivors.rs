@@ -37,7 +37,11 @@ pub struct Survivor {
 impl fmt::Display for Survivor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let how = if self.killed { ", killed" } else { "" };
-        write!(f, "{} (pid {}{how})", self.name, self.pid)
+        match self.name.as_str() {
+            // It ended while it was looked at.
+            "" => write!(f, "pid {}{how}", self.pid),
+            name => write!(f, "{name} (pid {}{how})", self.pid),
+        }
     }
 }
 

@@ -20,3 +20,4 @@ mod other_names;
 mod refusals;
 mod rig;
 mod silence;
+mod threads;

@@ -6,12 +6,14 @@ mod diff;
 mod export;
 mod family;
 mod group;
+mod log;
 mod mount;
 mod output;
 mod place;
 mod policy;
 mod program;
 mod running;
+mod show;
 mod snapshot;
 mod status;
 mod step;
@@ -52,7 +54,7 @@ Example:
   harness-fs export built --to /tmp/built     # an OCI image layout
   harness-fs unmount                          # the directories are as they were
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot or group, \
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot, group, layer or path, \
 4 conflict, 5 the daemon is gone. `step run` and `step exec` give the command's own.";
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +66,8 @@ enum Command {
     #[command(subcommand)]
     Group(group::Command),
     Diff(diff::Arguments),
+    Log(log::Arguments),
+    Show(show::Arguments),
     #[command(subcommand)]
     Snapshot(snapshot::Command),
     Export(export::Arguments),
@@ -127,6 +131,8 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Step(command) => step::run(command, place),
         Command::Group(command) => group::run(command, place),
         Command::Diff(arguments) => diff::run(arguments, place),
+        Command::Log(arguments) => log::run(&arguments, place),
+        Command::Show(arguments) => show::run(arguments, place),
         Command::Snapshot(command) => snapshot::run(command, place),
         Command::Export(arguments) => export::run(arguments, place),
         Command::Apply(arguments) => apply::run(arguments, place),

@@ -183,6 +183,13 @@ pub enum Request {
         /// A step or a snapshot.
         of: Option<String>,
     },
+    /// The layers there are.
+    Log {},
+    /// What a layer does.
+    Show {
+        /// A layer, or a step that has one.
+        layer: String,
+    },
     /// Name the present state.
     SnapshotCreate {
         /// The name.

@@ -1,5 +1,7 @@
 //! Reports for people.
 
+mod history;
+
 use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -16,6 +18,10 @@ macro_rules! line {
         let _ = writeln!($text, $($arguments)*);
     }};
 }
+
+use line;
+
+pub use history::{log, show};
 
 /// A merge that was done.
 pub fn merged(report: &MergeReport) -> String {

@@ -256,6 +256,14 @@ impl Requests {
                 let lines = self.stage()?.diff(of.as_deref())?;
                 Ok(Reply::report(render::diff(&lines), &lines))
             }
+            Request::Log {} => {
+                let layers = self.stage()?.log()?;
+                Ok(Reply::report(render::log(&layers), &layers))
+            }
+            Request::Show { layer } => {
+                let report = self.stage()?.show(&layer)?;
+                Ok(Reply::report(render::show(&report), &report))
+            }
             other => self.snapshot(other, connection),
         }
     }

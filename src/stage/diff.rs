@@ -186,7 +186,7 @@ fn named<'a>(state: &'a State, of: &'a str) -> Result<Named<'a>, Failure> {
 }
 
 /// What differs between two stacks.
-fn lines(old: &Stack, new: &Stack, mapped: &[PathBuf]) -> Result<Vec<DiffLine>> {
+pub(super) fn lines(old: &Stack, new: &Stack, mapped: &[PathBuf]) -> Result<Vec<DiffLine>> {
     let mut lines = Vec::new();
     between(old, new, &mut |difference| {
         let shown = difference.new.or(difference.old);

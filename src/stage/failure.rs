@@ -12,7 +12,7 @@ use crate::merge::Conflict;
 pub enum Failure {
     /// It was asked for wrongly (exit code 2).
     Usage(String),
-    /// There is no such step, snapshot or group (exit code 3).
+    /// There is no such step, snapshot, group, layer or path (exit code 3).
     NotFound(String),
     /// A merge met conflicts that no policy decided (exit code 4; 121 for `step run`).
     Conflict(Box<ConflictReport>),

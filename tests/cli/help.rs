@@ -2,7 +2,7 @@
 
 use super::rig::{program, ran};
 
-const COMMANDS: [&[&str]; 23] = [
+const COMMANDS: [&[&str]; 25] = [
     &[],
     &["mount"],
     &["unmount"],
@@ -18,6 +18,8 @@ const COMMANDS: [&[&str]; 23] = [
     &["group", "close"],
     &["group", "rm"],
     &["diff"],
+    &["log"],
+    &["show"],
     &["snapshot"],
     &["snapshot", "create"],
     &["snapshot", "list"],

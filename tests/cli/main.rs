@@ -7,6 +7,7 @@ mod callers;
 mod dead_stage;
 mod groups;
 mod help;
+mod history;
 mod mounted;
 mod passthrough;
 mod places;

@@ -5,6 +5,7 @@
 mod crashes;
 mod descriptors;
 mod groups;
+mod history;
 mod life;
 mod links;
 mod merges;

@@ -1,6 +1,7 @@
 //! The command line: raw arguments, a checked config, one call, what it says.
 
 mod apply;
+mod cat;
 mod debug;
 mod diff;
 mod export;
@@ -68,6 +69,7 @@ enum Command {
     Diff(diff::Arguments),
     Log(log::Arguments),
     Show(show::Arguments),
+    Cat(cat::Arguments),
     #[command(subcommand)]
     Snapshot(snapshot::Command),
     Export(export::Arguments),
@@ -133,6 +135,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Diff(arguments) => diff::run(arguments, place),
         Command::Log(arguments) => log::run(&arguments, place),
         Command::Show(arguments) => show::run(arguments, place),
+        Command::Cat(arguments) => cat::run(&arguments, place),
         Command::Snapshot(command) => snapshot::run(command, place),
         Command::Export(arguments) => export::run(arguments, place),
         Command::Apply(arguments) => apply::run(arguments, place),

@@ -266,6 +266,24 @@ pub fn absolute(path: &Path) -> Result<PathBuf, Trouble> {
         .map_err(|error| Trouble::new(2, format!("'{}': {error}", shown(path))))
 }
 
+/// The absolute form of a path in the stage's tree. Nothing is looked up, for what
+/// is meant may not be there any more; so `..` takes away the name before it.
+///
+/// # Errors
+/// An empty path, or a relative one without a current directory.
+pub fn in_tree(path: &Path) -> Result<PathBuf, Trouble> {
+    let absolute = std::path::absolute(path)
+        .map_err(|error| Trouble::new(2, format!("the path '{}': {error}", shown(path))))?;
+    let mut plain = PathBuf::new();
+    for component in absolute.components() {
+        match component {
+            Component::ParentDir => drop(plain.pop()),
+            other => plain.push(other),
+        }
+    }
+    Ok(plain)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,6 +323,17 @@ mod tests {
         assert_eq!(label([None, None], [Some(""), Some("")]), "default");
         let refused = place([Some("o"), Some("/o")], [None, None]);
         assert_eq!(refused.expect_err("both").code, 2);
+    }
+
+    #[test]
+    fn paths_in_the_tree_need_not_be_there() {
+        let here = std::env::current_dir().unwrap();
+        let plain = |path: &str| in_tree(Path::new(path)).unwrap();
+        assert_eq!(plain("/no//such/../x/./"), Path::new("/no/x"));
+        assert_eq!(plain("/../.."), Path::new("/"));
+        assert_eq!(plain("a/../b"), here.join("b"));
+        assert_eq!(plain(".."), here.parent().unwrap());
+        assert_eq!(in_tree(Path::new("")).expect_err("empty").code, 2);
     }
 
     #[test]

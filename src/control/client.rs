@@ -207,6 +207,35 @@ impl Client {
         self.reply()
     }
 
+    /// As [`Client::ask`], for a request that content comes before the reply to:
+    /// hands it over, piece by piece.
+    ///
+    /// # Errors
+    /// As [`Client::ask`], or what `take` reports.
+    pub fn ask_for_content(
+        &mut self,
+        request: &Request,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Reply, Problem> {
+        self.send(request)?;
+        loop {
+            let length = match self.reply()? {
+                Reply::Content { length } => length,
+                last => return Ok(last),
+            };
+            // What `take` reports is no word of the daemon.
+            let mut taken = Ok(());
+            let received = self.wire.receive_bytes(length, &mut |bytes| {
+                taken = take(bytes);
+                taken.clone()
+            });
+            taken?;
+            if received.or_else(hang_up)?.is_none() {
+                return Err(self.gone());
+            }
+        }
+    }
+
     /// Sends a request; [`Client::reply`] has to follow.
     ///
     /// # Errors

@@ -190,6 +190,14 @@ pub enum Request {
         /// A layer, or a step that has one.
         layer: String,
     },
+    /// A file's content as of a layer: `content` replies, and a report.
+    Cat {
+        /// A layer, or a step that has one.
+        layer: String,
+        /// The file, as a user sees it.
+        #[serde(with = "crate::tree::shown")]
+        path: PathBuf,
+    },
     /// Name the present state.
     SnapshotCreate {
         /// The name.
@@ -289,6 +297,11 @@ pub enum Reply {
     },
     /// The step that was run has come to its end.
     StepDone(StepResult),
+    /// So many bytes of content follow this line, and then the next reply.
+    Content {
+        /// How many.
+        length: usize,
+    },
 }
 
 impl Reply {

@@ -46,6 +46,16 @@ impl Connection {
         self.wire.send(reply)
     }
 
+    /// Sends a piece of content; the last reply follows.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub fn send_content(&mut self, bytes: &[u8]) -> Result<()> {
+        let length = bytes.len();
+        self.wire.send(&Reply::Content { length })?;
+        self.wire.send_bytes(bytes)
+    }
+
     /// Sends a reply and waits for the next request of the same client; `None`
     /// when it has gone away, without a word or in the middle of one.
     pub fn turn(&mut self, reply: &Reply) -> Option<Request> {

@@ -1,6 +1,6 @@
 //! One JSON value per line.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
@@ -40,6 +40,40 @@ impl Wire {
         Ok(self.reader.get_mut().write_all(&line)?)
     }
 
+    /// Sends bytes that belong to the message before them.
+    ///
+    /// # Errors
+    /// As [`Wire::send`].
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.reader.get_mut().write_all(bytes)?)
+    }
+
+    /// Receives so many bytes, piece by piece; `None` when the other side has
+    /// closed before the last.
+    ///
+    /// # Errors
+    /// As read(2), or what `take` reports.
+    pub fn receive_bytes(
+        &mut self,
+        mut length: usize,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    ) -> Result<Option<()>> {
+        while length > 0 {
+            let bytes = match self.reader.fill_buf() {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                read => read?,
+            };
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let now = length.min(bytes.len());
+            take(&bytes[..now])?;
+            self.reader.consume(now);
+            length -= now;
+        }
+        Ok(Some(()))
+    }
+
     /// Receives one message, or `None` when the other side has closed.
     ///
     /// # Errors
@@ -51,7 +85,7 @@ impl Wire {
             .read_until(b'\n', &mut line);
         match read {
             Ok(_) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
             Err(error) => return Err(error.into()),
         }
         match line.last() {

@@ -264,6 +264,7 @@ impl Requests {
                 let report = self.stage()?.show(&layer)?;
                 Ok(Reply::report(render::show(&report), &report))
             }
+            Request::Cat { layer, path } => self.cat(&layer, &path, connection),
             other => self.snapshot(other, connection),
         }
     }

@@ -232,3 +232,36 @@ pub(super) fn as_seen(mapped: &[PathBuf], path: &Path) -> PathBuf {
         None => path.to_path_buf(),
     }
 }
+
+/// The reverse of [`as_seen`]; `None` for a path that is in none of the mapped ones.
+pub(super) fn as_layered(mapped: &[PathBuf], path: &Path) -> Option<PathBuf> {
+    let mut roots = mapped.iter().enumerate();
+    roots.find_map(|(index, root)| {
+        let rest = path.strip_prefix(root).ok()?;
+        let mut layered = PathBuf::from(index.to_string());
+        layered.extend(rest.components());
+        Some(layered)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_as_users_and_as_layers_have_them() {
+        let mapped = ["/harness", "/root/.m2"].map(PathBuf::from);
+        for (seen, layered) in [
+            ("/harness", "0"),
+            ("/harness/a/b", "0/a/b"),
+            ("/root/.m2/x", "1/x"),
+        ] {
+            let there = as_layered(&mapped, Path::new(seen)).unwrap();
+            assert_eq!(there, Path::new(layered));
+            assert_eq!(as_seen(&mapped, &there), Path::new(seen));
+        }
+        for outside in ["/", "/harness2", "/root", "harness/a"] {
+            assert_eq!(as_layered(&mapped, Path::new(outside)), None, "{outside}");
+        }
+    }
+}

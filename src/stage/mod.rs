@@ -30,6 +30,7 @@ mod names;
 pub mod namespace;
 mod numbers;
 pub mod occupants;
+mod past;
 mod places;
 mod recover;
 mod renamed;

@@ -1,10 +1,14 @@
 //! What a user's word for a layer, or for a moment of the stage, means.
 
+use std::path::{Path, PathBuf};
+
+use super::diff::as_layered;
 use super::merge::MERGED;
 use super::state::{Phase, State};
 use super::{Failure, Stage};
 use crate::error::Result;
 use crate::layer::Stack;
+use crate::tree::shown::shown;
 
 /// What the lowest layer is called: what the mapped paths held.
 pub(super) const BASE: &str = "base";
@@ -154,4 +158,19 @@ fn no_layer(state: &State, word: &str) -> String {
             format!("there is no layer and no step '{word}': `harness-fs log` lists the layers")
         }
     }
+}
+
+/// A path that a user sees as the layers have it.
+///
+/// # Errors
+/// [`Failure::Usage`] for one that is in none of the mapped paths.
+pub(super) fn in_layers(mapped: &[PathBuf], path: &Path) -> Result<PathBuf, Failure> {
+    as_layered(mapped, path).ok_or_else(|| {
+        let all: Vec<_> = mapped.iter().map(|path| shown(path)).collect();
+        Failure::Usage(format!(
+            "{} lies in none of the mapped paths, which are {}",
+            shown(path),
+            all.join(", ")
+        ))
+    })
 }

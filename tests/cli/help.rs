@@ -2,7 +2,7 @@
 
 use super::rig::{program, ran};
 
-const COMMANDS: [&[&str]; 25] = [
+const COMMANDS: [&[&str]; 26] = [
     &[],
     &["mount"],
     &["unmount"],
@@ -20,6 +20,7 @@ const COMMANDS: [&[&str]; 25] = [
     &["diff"],
     &["log"],
     &["show"],
+    &["cat"],
     &["snapshot"],
     &["snapshot", "create"],
     &["snapshot", "list"],

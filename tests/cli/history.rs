@@ -34,9 +34,64 @@ fn the_layers_and_what_each_of_them_did() {
 }
 
 #[test]
+fn a_file_as_it_was_byte_by_byte() {
+    in_stage(
+        r#"
+        "$H" step run one -- sh -c 'head -c 3000001 /dev/urandom >big; echo one >>file; printf "\1" >"$(printf "o\377d")"; : >empty'
+        cp "$W/big" "$T/big"
+        "$H" step run two -- sh -c 'rm big; echo two >>file'
+        "$H" cat one:"$W/big" | cmp - "$T/big"
+        is "$("$H" cat one:"$W/file")" "$(printf 'base\none')"
+        is "$("$H" cat "base:$W/file")" base
+        is "$("$H" cat "one:$W/empty" | wc -c)" 0
+        is "$("$H" cat "two:$W/$(printf 'o\377d')" | od -An -tx1)" " 01"
+        (cd "$W" && is "$("$H" cat two:./file)" "$(printf 'base\none\ntwo')" && mkdir sub && cd sub && is "$("$H" cat base:../file)" base)
+        # A reader that leaves is no failure, a full disk is.
+        code 0 sh -c '{ "$H" cat "one:$W/big"; echo $? >"$0/code"; } | head -c 1 >/dev/null' "$T"
+        is "$(cat "$T/code")" 0
+        code 1 sh -c '"$H" cat "one:$W/big" >/dev/full' 2>"$T/err"
+        for wrong in "2 one:$W" "2 one:/etc/passwd" "2 one" "2 one:" "3 two:$W/big" "3 none:$W/file" "2 00000:$W/file"; do
+            code "${wrong%% *}" "$H" cat "${wrong#* }" 2>>"$T/err" >"$T/out"
+            is "$(wc -c <"$T/out")" 0
+        done
+        cat "$T/err" >&2
+        is "$(wc -l <"$T/err")" 8
+        is "$(grep -c '^harness-fs: ' "$T/err")" 8
+        "#,
+    );
+}
+
+/// Who reads slowly is in nobody's way, and is told that it is not the whole file.
+#[test]
+fn a_stage_ends_under_a_slow_reader() {
+    let ran = in_stage(
+        r#"
+        "$H" snapshot create empty
+        "$H" step run one -- sh -c 'head -c 3000001 /dev/zero >big'
+        mkfifo "$T/slow"
+        { code=0; "$H" cat "one:$W/big" >"$T/slow" 2>"$T/err" || code=$?; echo "$code" >"$T/code"; } & cat=$!
+        exec 9<"$T/slow"
+        head -c 1 <&9 >"$T/first"
+        "$H" snapshot restore empty
+        "$H" unmount
+        cat <&9 >"$T/rest"
+        exec 9<&-
+        wait "$cat"
+        is "$(cat "$T/code")" 5
+        cat "$T/err"
+        "$H" mount --workspace "$W"
+        "#,
+    );
+    assert!(
+        ran.out.contains("has ended while it removed the stage"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn without_a_stage_there_is_no_past() {
     let rig = Rig::new();
-    for command in [&["log"][..], &["show", "x"]] {
+    for command in [&["log"][..], &["show", "x"], &["cat", "x:/y"]] {
         rig.run(command).refused(3, "there is no stage");
     }
 }

@@ -1,4 +1,8 @@
-//! What layers tell of the past: log, show.
+//! What layers tell of the past: log, show, files as they were.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 
 use harness_fs::merge::Policy;
 use harness_fs::stage::{Change, Failure, LayerKind, LogLine, StepEnd};
@@ -138,4 +142,87 @@ fn words_that_mean_no_layer_or_several() {
     rig.begin("idle");
     rig.stage.merge(&names(&["idle"]), None).unwrap();
     assert!(refused("idle").to_string().contains("changed nothing"));
+}
+
+/// A file of the workspace as of a layer.
+fn file(rig: &Rig, layer: &str, path: &str) -> Result<String, Failure> {
+    let mut file = rig
+        .stage
+        .file_as_of(layer, &rig.dir.join("ws").join(path))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    Ok(text)
+}
+
+#[test]
+fn a_file_is_as_it_was_with_the_layer_on_top() {
+    let rig = eventful();
+    let log = rig.stage.log().unwrap();
+    let is = |layer: &str, path: &str, text: &str| {
+        assert_eq!(file(&rig, layer, path).unwrap(), text, "{layer}:{path}");
+    };
+    is("a", "log", "one\na\n");
+    is("b", "log", "one\nb\n");
+    is("late", "log", "late\n");
+    is(&log[1].id, "log", "one\na\nb\n");
+    is("base", "log", "one\n");
+    // What a layer does not have shows from below, of what lies above nothing.
+    is("b", "new", "a");
+    is("late", "outside", "1");
+    is("a", "docs/b", "b\n");
+    is("base", "README2", "read me\n");
+    let jar = rig.stage.file_as_of("late", &rig.dir.join("m2/repo/jar"));
+    assert_eq!(jar.unwrap().metadata().unwrap().len(), 4);
+
+    rig.step("move", |hand| {
+        hand.rename_dir("0/docs/a", "0/moved")
+            .chmod("0/src/util.c", 0o600);
+    });
+    is("move", "moved/deep", "deep\n");
+    is("move", "src/util.c", "util\n");
+}
+
+#[test]
+fn what_is_no_file_as_of_a_layer() {
+    let rig = eventful();
+    let not_found = |layer: &str, path: &str, part: &str| {
+        let failure = file(&rig, layer, path).unwrap_err();
+        assert!(matches!(failure, Failure::NotFound(_)), "{failure}");
+        assert!(failure.to_string().contains(part), "{failure}");
+    };
+    not_found("b", "docs/b", "is deleted in layer '000003-b'");
+    not_found("late", "new", "is not there in layer");
+    not_found("base", "outside", "is not there in the base");
+    not_found("base", "log/below", "is not there in the base");
+    not_found("none", "log", "no layer");
+    let usage = |path: &str, part: &str| {
+        let failure = file(&rig, "a", path).unwrap_err();
+        assert!(matches!(failure, Failure::Usage(_)), "{failure}");
+        assert!(failure.to_string().contains(part), "{failure}");
+    };
+    usage("src", "is a directory");
+    usage("", "is a directory");
+    usage("/no/such/place", "in none of the mapped paths, which are /");
+}
+
+#[test]
+fn a_file_that_is_open_outlives_its_layer_and_names_can_be_any_bytes() {
+    let rig = Rig::new();
+    rig.stage.snapshot_create("empty").unwrap();
+    rig.head().write("0/x", "1");
+    rig.stage.snapshot_create("full").unwrap();
+    let id = rig.stage.log().unwrap()[0].id.clone();
+    let mut open = rig.stage.file_as_of(&id, &rig.dir.join("ws/x")).unwrap();
+    rig.stage.snapshot_restore("empty").unwrap();
+    rig.stage.snapshot_rm("full").unwrap();
+    let gone = rig.stage.file_as_of(&id, &rig.dir.join("ws/x"));
+    assert!(matches!(gone, Err(Failure::NotFound(_))));
+    let mut text = String::new();
+    open.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "1");
+
+    let name = OsStr::from_bytes(b"a\xff");
+    std::fs::write(rig.dir.join("ws").join(name), "odd").unwrap();
+    let odd = rig.stage.file_as_of("base", &rig.dir.join("ws").join(name));
+    assert_eq!(odd.unwrap().metadata().unwrap().len(), 3);
 }

@@ -1,6 +1,7 @@
 //! The command line: raw arguments, a checked config, one call, what it says.
 
 mod apply;
+mod blame;
 mod cat;
 mod debug;
 mod diff;
@@ -70,6 +71,7 @@ enum Command {
     Log(log::Arguments),
     Show(show::Arguments),
     Cat(cat::Arguments),
+    Blame(blame::Arguments),
     #[command(subcommand)]
     Snapshot(snapshot::Command),
     Export(export::Arguments),
@@ -136,6 +138,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Log(arguments) => log::run(&arguments, place),
         Command::Show(arguments) => show::run(arguments, place),
         Command::Cat(arguments) => cat::run(&arguments, place),
+        Command::Blame(arguments) => blame::run(&arguments, place),
         Command::Snapshot(command) => snapshot::run(command, place),
         Command::Export(arguments) => export::run(arguments, place),
         Command::Apply(arguments) => apply::run(arguments, place),

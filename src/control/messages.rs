@@ -198,6 +198,12 @@ pub enum Request {
         #[serde(with = "crate::tree::shown")]
         path: PathBuf,
     },
+    /// Who wrote a path, and who before.
+    Blame {
+        /// The path, as a user sees it.
+        #[serde(with = "crate::tree::shown")]
+        path: PathBuf,
+    },
     /// Name the present state.
     SnapshotCreate {
         /// The name.

@@ -21,7 +21,7 @@ macro_rules! line {
 
 use line;
 
-pub use history::{log, show};
+pub use history::{blame, log, show};
 
 /// A merge that was done.
 pub fn merged(report: &MergeReport) -> String {

@@ -264,6 +264,10 @@ impl Requests {
                 let report = self.stage()?.show(&layer)?;
                 Ok(Reply::report(render::show(&report), &report))
             }
+            Request::Blame { path } => {
+                let lines = self.stage()?.blame(&path)?;
+                Ok(Reply::report(render::blame(&lines), &lines))
+            }
             Request::Cat { layer, path } => self.cat(&layer, &path, connection),
             other => self.snapshot(other, connection),
         }

@@ -8,6 +8,7 @@
 //! view's own locks come after `life` and before the leaves.
 
 pub mod bind;
+mod blame;
 mod changes;
 mod compare;
 mod content;
@@ -57,6 +58,7 @@ use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, mount};
 use crate::view::View;
 
+pub use blame::{BlameLine, Did};
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};
 pub use groups::{GroupEnd, MemberOutcome, OnFailure};

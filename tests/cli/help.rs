@@ -2,7 +2,7 @@
 
 use super::rig::{program, ran};
 
-const COMMANDS: [&[&str]; 26] = [
+const COMMANDS: [&[&str]; 27] = [
     &[],
     &["mount"],
     &["unmount"],
@@ -21,6 +21,7 @@ const COMMANDS: [&[&str]; 26] = [
     &["log"],
     &["show"],
     &["cat"],
+    &["blame"],
     &["snapshot"],
     &["snapshot", "create"],
     &["snapshot", "list"],

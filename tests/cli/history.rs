@@ -61,6 +61,37 @@ fn a_file_as_it_was_byte_by_byte() {
     );
 }
 
+#[test]
+fn who_wrote_a_path_under_whatever_name() {
+    let ran = in_stage(
+        r#"
+        "$H" step run make -- sh -c 'mkdir -p d/e; echo 1 >d/e/f; echo 1 >"$(printf "o\377d")"; ln d/e/f d/g'
+        "$H" step run move -- sh -c 'mv d moved; mv file kept; chmod 600 kept'
+        "$H" step run link -- sh -c 'ln moved/e/f l; echo 2 >>moved/g'
+        rm "$W/moved/e/f"
+        said() { "$H" blame "$1" >"$T/out"; cat "$T/out"; sed 's/  */ /g; s/ [0-9smh ]* ago//' "$T/out" >"$T/said"; }
+        said "$W/moved/e/f"
+        is "$(cut -d' ' -f1-3 "$T/said" | tr '\n' ,)" "deleted head 000004-head,modified step link,renamed step move,added step make,"
+        grep "from $W/d/e/f\$" "$T/out"
+        said "$W/l"
+        is "$(cut -d' ' -f1-3 "$T/said" | tr '\n' ,)" "modified step link,renamed step move,added step make,"
+        cd "$W"
+        said kept
+        is "$(cut -d' ' -f1-3 "$T/said" | tr '\n' ,)" "metadata step move,original base base,"
+        said "$(printf 'o\377d')"
+        is "$(cut -d' ' -f1-3 "$T/said")" "added step make"
+        "$H" blame "$(printf 'o\377d')" --json | grep -F '/o\\xffd"'
+        "$H" blame kept --json | grep -q '"from": "'"$W/file"'"'
+        cd /
+        code 3 "$H" blame "$W/never" 2>"$T/err"
+        code 2 "$H" blame /etc/passwd 2>>"$T/err"
+        is "$(grep -c '^harness-fs: ' "$T/err")" 2
+        is "$(wc -l <"$T/err")" 2
+        "#,
+    );
+    assert!(ran.out.contains("from "), "{ran:?}");
+}
+
 /// Who reads slowly is in nobody's way, and is told that it is not the whole file.
 #[test]
 fn a_stage_ends_under_a_slow_reader() {
@@ -91,7 +122,12 @@ fn a_stage_ends_under_a_slow_reader() {
 #[test]
 fn without_a_stage_there_is_no_past() {
     let rig = Rig::new();
-    for command in [&["log"][..], &["show", "x"], &["cat", "x:/y"]] {
+    for command in [
+        &["log"][..],
+        &["show", "x"],
+        &["cat", "x:/y"],
+        &["blame", "y"],
+    ] {
         rig.run(command).refused(3, "there is no stage");
     }
 }

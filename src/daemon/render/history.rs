@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use super::{ago, bytes, count, diff, line, table};
-use crate::stage::{LayerKind, LayerReport, LogLine, StepEnd};
+use crate::stage::{BlameLine, Did, LayerKind, LayerReport, LogLine, StepEnd};
+use crate::tree::shown::shown;
 
 /// The layers, one line each.
 pub fn log(layers: &[LogLine]) -> String {
@@ -47,6 +48,31 @@ pub fn show(report: &LayerReport) -> String {
         bytes(report.manifest.bytes)
     );
     text + &diff(&report.changes)
+}
+
+/// What was done to a path, one line each.
+pub fn blame(lines: &[BlameLine]) -> String {
+    let rows = lines.iter().map(|line| {
+        let did = match line.did {
+            Did::Added => "added",
+            Did::Modified => "modified",
+            Did::Metadata => "metadata",
+            Did::Renamed => "renamed",
+            Did::Linked => "linked",
+            Did::Deleted => "deleted",
+            Did::Original => "original",
+        };
+        let from = line.from.as_ref();
+        let from = from.map(|from| format!("from {}", shown(from)));
+        [
+            did.to_owned(),
+            made_by(line.kind, line.step.as_deref()),
+            line.layer.clone(),
+            line.sealed.map(ago).unwrap_or_default(),
+            from.unwrap_or_default(),
+        ]
+    });
+    table(rows)
 }
 
 fn made_by(kind: LayerKind, step: Option<&str>) -> String {

@@ -178,9 +178,9 @@ pub enum Request {
         /// Its members, in the order of the merge.
         members: Vec<String>,
     },
-    /// What changed: in the stage, a step or since a snapshot.
+    /// What changed: in the stage, a step, up to a snapshot or between two moments.
     Diff {
-        /// A step or a snapshot.
+        /// A step, a snapshot or `A..B`.
         of: Option<String>,
     },
     /// The layers there are.

@@ -1,4 +1,4 @@
-//! What changed: in the stage, by a step, up to a snapshot.
+//! What changed: in the stage, by a step, up to a snapshot, between two moments.
 
 use std::path::{Path, PathBuf};
 
@@ -44,20 +44,21 @@ pub struct DiffLine {
 
 impl Stage {
     /// What changed, sorted by path: in the stage since it was made (`None`), by
-    /// a step since it began, by its merge if it was merged, or up to a snapshot
-    /// since the stage was made. Times alone, and a copy with equal content, are
+    /// a step since it began, by its merge if it was merged, up to a snapshot since
+    /// the stage was made, or from A to B (`A..B`), each a snapshot, a layer, the
+    /// base, or empty for now. Times alone, and a copy with equal content, are
     /// no change.
     ///
     /// A name that is both is refused; `step:NAME` and `snapshot:NAME` say which.
     ///
-    /// For `None` the head is sealed. A step that is still open is read as it
+    /// For `None` and for now the head is sealed. A step that is still open is read as it
     /// is; a change of a file with several names may show at one of them only.
     ///
     /// # Errors
-    /// [`Failure::NotFound`] for a name that is neither step nor snapshot,
-    /// [`Failure::Usage`] for one that is both, else what the layers report.
+    /// [`Failure::NotFound`] for a name that is neither step nor snapshot, nor
+    /// layer, [`Failure::Usage`] for one that can mean several, else what the layers report.
     pub fn diff(&self, of: Option<&str>) -> Result<Vec<DiffLine>, Failure> {
-        let lines = match self.diff_unless_it_ends(of, of.is_none())? {
+        let lines = match self.diff_unless_it_ends(of, of_now(of))? {
             None => self.diff_unless_it_ends(of, true)?,
             found => found,
         };
@@ -76,10 +77,18 @@ impl Stage {
         locked: bool,
     ) -> Result<Option<Vec<DiffLine>>, Failure> {
         let life = locked.then(|| self.life.lock());
-        if of.is_none() {
+        if of_now(of) {
             self.seal_dirty_head()?;
         }
         let (state, _lease) = self.lease(|state| state.layers().cloned().collect());
+        if let Some(of) = of
+            && let Some([old, new]) = self.range(&state, of)?
+        {
+            // All of it is leased.
+            drop(life);
+            let (old, new) = (self.stack_of(&old)?, self.stack_of(&new)?);
+            return Ok(Some(lines(&old, &new, &state.options.mapped)?));
+        }
         let open = match of.map(|of| named(&state, of)).transpose()? {
             Some((name, Some(step), _)) if step.state == Phase::Open => Some((name, step)),
             _ => None,
@@ -158,6 +167,11 @@ impl Stage {
         let stack = self.stack_of(&state.stack)?;
         Ok((stack.clone(), stack))
     }
+}
+
+/// Whether the tree as it is now may be meant.
+fn of_now(of: Option<&str>) -> bool {
+    of.is_none_or(|of| of.starts_with("..") || of.ends_with(".."))
 }
 
 type Named<'a> = (&'a str, Option<&'a StepState>, Option<&'a SnapshotState>);

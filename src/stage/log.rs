@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::diff::{DiffLine, lines};
 use super::merge::JOIN;
-use super::named::{BASE, up_to};
+use super::named::{BASE, holding};
 use super::state::{Phase, State};
 use super::{Failure, Stage};
 use crate::error::Result;
@@ -170,11 +170,13 @@ impl Stage {
 
     /// The step whose merge made a join layer: its own layer lies right below.
     fn joined(&self, state: &State, id: &str) -> Result<Option<String>> {
-        let below = up_to(state, id).and_then(|ids| ids.into_iter().rev().nth(1));
-        let Some(below) = below else {
+        let Some((stack, at)) = holding(state, id) else {
             return Ok(None);
         };
-        let layer = self.layer(&below)?;
+        let Some(below) = at.checked_sub(1) else {
+            return Ok(None);
+        };
+        let layer = self.layer(&stack[below])?;
         let told = layer.manifest();
         let step = LayerKind::of(told) == LayerKind::Step;
         Ok(step.then(|| told.step.clone()))

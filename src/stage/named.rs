@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::diff::as_layered;
-use super::merge::MERGED;
+use super::merge::{JOIN, MERGED};
 use super::state::{Phase, State};
 use super::{Failure, Stage};
 use crate::error::Result;
@@ -21,6 +21,10 @@ pub(super) struct Meant {
     pub id: String,
     /// It and the layers below it, the lowest first, without the base.
     pub up_to: Vec<String>,
+    /// The one right above it there.
+    next: Option<String>,
+    /// It was named by the step that made it.
+    by_step: bool,
 }
 
 impl Meant {
@@ -41,27 +45,28 @@ impl Stage {
         if word == BASE {
             return self.base_meant(state);
         }
-        if let Some(up_to) = up_to(state, word) {
-            return Ok(meant(word, up_to));
+        if let Some(meant) = exactly(state, word, false) {
+            return Ok(meant);
         }
         let step = word.strip_prefix("step:").unwrap_or(word);
         for name in [word, step] {
             if let Some(id) = self.newest_of(state, name)?
-                && let Some(up_to) = up_to(state, &id)
+                && let Some(meant) = exactly(state, &id, true)
             {
-                return Ok(meant(&id, up_to));
+                return Ok(meant);
             }
         }
         let mut begun: Vec<&String> = state.layers().filter(|id| id.starts_with(word)).collect();
         begun.sort();
         begun.dedup();
-        match begun[..] {
-            [id] if !word.is_empty() => {
-                let up_to = up_to(state, id).unwrap_or_default();
-                Ok(meant(id, up_to))
-            }
-            [] => Err(Failure::NotFound(no_layer(state, step))),
-            _ => {
+        let only = match begun[..] {
+            [id] if !word.is_empty() => exactly(state, id, false),
+            _ => None,
+        };
+        match only {
+            Some(meant) => Ok(meant),
+            None if begun.is_empty() => Err(Failure::NotFound(no_layer(state, step))),
+            None => {
                 let some: Vec<&str> = begun.iter().take(EXAMPLES).map(|id| id.as_str()).collect();
                 let more = if begun.len() > EXAMPLES { ", …" } else { "" };
                 Err(Failure::Usage(format!(
@@ -74,7 +79,12 @@ impl Stage {
 
     fn base_meant(&self, state: &State) -> Result<Meant, Failure> {
         if self.own_base() {
-            return Ok(meant(BASE, Vec::new()));
+            return Ok(Meant {
+                id: BASE.to_owned(),
+                up_to: Vec::new(),
+                next: None,
+                by_step: false,
+            });
         }
         let lowest = state.stack.first().map_or("", String::as_str);
         Err(Failure::NotFound(format!(
@@ -102,6 +112,75 @@ impl Stage {
         Ok(None)
     }
 
+    /// What two words with `..` between them mean: the layers of both moments.
+    /// `None` if it is one word.
+    ///
+    /// # Errors
+    /// As [`Stage::moment`].
+    pub(super) fn range(
+        &self,
+        state: &State,
+        words: &str,
+    ) -> Result<Option<[Vec<String>; 2]>, Failure> {
+        let name = words.strip_prefix("snapshot:").unwrap_or(words);
+        if known(state, words) || state.snapshots.contains_key(name) {
+            return Ok(None);
+        }
+        // Names may have dots in them, too.
+        let mut first = None;
+        for (at, _) in words.match_indices('.') {
+            let Some(end) = words[at..].strip_prefix("..") else {
+                continue;
+            };
+            let start = self.moment(state, &words[..at]);
+            match start.and_then(|start| Ok([start, self.moment(state, end)?])) {
+                Ok(both) => return Ok(Some(both)),
+                Err(failure) => first = first.or(Some(failure)),
+            }
+        }
+        first.map_or(Ok(None), Err)
+    }
+
+    /// The layers of a moment: of a snapshot, with a layer on top, or of now for
+    /// an empty word. A step that was merged brings along what its merge decided.
+    ///
+    /// # Errors
+    /// As [`Stage::meant`].
+    fn moment(&self, state: &State, word: &str) -> Result<Vec<String>, Failure> {
+        if word.is_empty() {
+            return Ok(state.stack.clone());
+        }
+        let named = word.strip_prefix("snapshot:").unwrap_or(word);
+        let snapshots = [state.snapshots.get(word), state.snapshots.get(named)];
+        let snapshot = snapshots.into_iter().flatten().next();
+        match (snapshot, self.meant(state, word)) {
+            (Some(_), Ok(layer)) if layer.id == word || layer.by_step => {
+                Err(Failure::Usage(format!(
+                    "'{word}' is the name of a snapshot, and of a step or a layer: say `snapshot:{word}`, or the id of the layer"
+                )))
+            }
+            (Some(snapshot), _) => Ok(snapshot.stack.clone()),
+            (None, Ok(layer)) => self.with_join(layer),
+            (None, Err(Failure::NotFound(_))) if !known(state, word) && word != BASE => {
+                Err(Failure::NotFound(format!(
+                    "there is no layer and no snapshot '{word}': `harness-fs log` and `harness-fs snapshot list` name them"
+                )))
+            }
+            (None, Err(failure)) => Err(failure),
+        }
+    }
+
+    fn with_join(&self, layer: Meant) -> Result<Vec<String>, Failure> {
+        let mut ids = layer.up_to;
+        if layer.by_step
+            && let Some(next) = layer.next
+            && self.layer(&next)?.manifest().step == JOIN
+        {
+            ids.push(next);
+        }
+        Ok(ids)
+    }
+
     /// The tree below a layer, and with it.
     ///
     /// # Errors
@@ -113,15 +192,22 @@ impl Stage {
     }
 }
 
-fn meant(id: &str, up_to: Vec<String>) -> Meant {
-    Meant {
+/// The layer with this id, as far as there is one.
+fn exactly(state: &State, id: &str, by_step: bool) -> Option<Meant> {
+    let (mut stack, at) = holding(state, id)?;
+    let next = stack.get(at + 1).cloned();
+    stack.truncate(at + 1);
+    Some(Meant {
         id: id.to_owned(),
-        up_to,
-    }
+        up_to: stack,
+        next,
+        by_step,
+    })
 }
 
-/// A layer and what lies below it: in the stage, else where a step or a snapshot has it.
-pub(super) fn up_to(state: &State, id: &str) -> Option<Vec<String>> {
+/// A stack that has a layer, and at which place: the stage's, else one that a step
+/// or a snapshot has.
+pub(super) fn holding(state: &State, id: &str) -> Option<(Vec<String>, usize)> {
     let steps = state.steps.values();
     let steps = steps.map(|step| step.base_stack.iter().chain(&step.layer).cloned().collect());
     let snapshots = state.snapshots.values();
@@ -129,13 +215,17 @@ pub(super) fn up_to(state: &State, id: &str) -> Option<Vec<String>> {
     let stacks = std::iter::once(state.stack.clone())
         .chain(steps)
         .chain(snapshots);
-    for mut stack in stacks {
+    for stack in stacks {
         if let Some(at) = stack.iter().position(|layer| layer == id) {
-            stack.truncate(at + 1);
-            return Some(stack);
+            return Some((stack, at));
         }
     }
     None
+}
+
+fn known(state: &State, word: &str) -> bool {
+    let step = word.strip_prefix("step:").unwrap_or(word);
+    state.steps.contains_key(step) || state.gone.contains_key(step)
 }
 
 /// Why a word means no layer.

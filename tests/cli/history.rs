@@ -18,6 +18,12 @@ fn the_layers_and_what_each_of_them_did() {
         "$H" show two >"$T/two"
         cat "$T/two"
         is "$(grep '^[AMD] ' "$T/two")" "$(printf 'D %s/d\nD %s/d/b\nM %s/file' "$W" "$W" "$W")"
+        echo 1 >"$W/now"
+        is "$("$H" diff one..two)" "$(grep '^[AMD] ' "$T/two")"
+        is "$("$H" diff two..)" "A $W/now"
+        is "$("$H" diff ..000002 --json | grep -c '"change": "deleted"')" 1
+        is "$("$H" diff base..s)" "$(printf 'A %s/a\nA %s/d\nA %s/d/b' "$W" "$W" "$W")"
+        code 3 "$H" diff no-such..two
         "$H" show 000003 | grep "^A $W/c\$"
         "$H" show bad --json | grep -q '"change": "added"'
         code 3 "$H" show no-such 2>"$T/err"

@@ -1,4 +1,4 @@
-//! What layers tell of the past: log, show, files as they were, blame.
+//! What layers tell of the past: log, show, files as they were, blame, diffs.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -417,4 +417,123 @@ fn blame_after_conflicts() {
         &[(Did::Modified, "one", None), original],
     );
     blamed(&rig, "src/main.c.two", &[(Did::Added, "two", None)]);
+}
+
+/// What differs, as `A log`, without the mapped path.
+fn differs(rig: &Rig, range: &str) -> Vec<String> {
+    let workspace = rig.dir.join("ws");
+    let lines = rig.stage.diff(Some(range)).unwrap().into_iter();
+    lines
+        .map(|line| {
+            let path = line.path.strip_prefix(&workspace).unwrap();
+            format!("{:?} {}", line.change, path.display())
+        })
+        .collect()
+}
+
+#[test]
+fn what_differs_between_two_moments() {
+    let rig = eventful();
+    let log = rig.stage.log().unwrap();
+    rig.head().write("0/unsaved", "u");
+    let ab = ["Deleted docs/b", "Modified log", "Added new"];
+    assert_eq!(differs(&rig, "one..b"), ab);
+    assert_eq!(differs(&rig, "a..b"), ["Deleted docs/b", "Modified log"]);
+    assert_eq!(differs(&rig, "b..a"), ["Added docs/b", "Modified log"]);
+    let as_of = |index: usize| log[index].id.clone();
+    // A layer is that layer; a step is its merge.
+    assert_eq!(differs(&rig, &format!("b..{}", as_of(1))), [""; 0]);
+    let join = format!("{}..{}", as_of(2), as_of(1));
+    assert_eq!(differs(&rig, &join), ["Modified log"]);
+    assert_eq!(differs(&rig, "000003..000004"), ["Modified log"]);
+    assert_eq!(differs(&rig, "one..step:late"), ["Modified log"]);
+    assert_eq!(differs(&rig, "first..snapshot:one"), ["Added outside"]);
+    assert_eq!(differs(&rig, "b.."), ["Added unsaved"]);
+    assert_eq!(differs(&rig, "..b"), ["Deleted unsaved"]);
+    assert_eq!(differs(&rig, ".."), [""; 0]);
+    let all = [
+        "Deleted docs/b",
+        "Modified log",
+        "Added new",
+        "Added outside",
+        "Added unsaved",
+    ];
+    assert_eq!(differs(&rig, "base.."), all);
+    assert_eq!(differs(&rig, "first.."), all);
+}
+
+#[test]
+fn names_with_dots_and_words_that_mean_no_moment() {
+    let rig = eventful();
+    merged(&rig, "v1..2", |hand| {
+        hand.write("0/two", "2");
+    });
+    rig.stage.snapshot_create("a...").unwrap();
+    rig.head().write("0/last", "1");
+    assert_eq!(differs(&rig, "v1..2"), ["Added two"]);
+    assert_eq!(differs(&rig, "b..v1..2"), ["Added two"]);
+    assert_eq!(differs(&rig, "v1..2.."), ["Added last"]);
+    assert_eq!(differs(&rig, "a..."), differs(&rig, "base..a..."));
+    assert_eq!(differs(&rig, "a....."), ["Added last"]);
+
+    rig.stage.snapshot_create("b").unwrap();
+    let failure = |range: &str| rig.stage.diff(Some(range)).unwrap_err();
+    for (range, part) in [
+        ("one..b", "is the name of a snapshot, and of a step"),
+        ("one..00000", "can be several layers"),
+    ] {
+        let failure = failure(range);
+        assert!(matches!(failure, Failure::Usage(_)), "{failure}");
+        assert!(failure.to_string().contains(part), "{failure}");
+    }
+    assert_eq!(differs(&rig, "one..snapshot:b").len(), 5);
+    for (range, part) in [
+        ("none..b", "there is no layer and no snapshot 'none'"),
+        ("one..none", "there is no layer and no snapshot 'none'"),
+        ("none", "there is no step and no snapshot 'none'"),
+    ] {
+        let failure = failure(range);
+        assert!(matches!(failure, Failure::NotFound(_)), "{failure}");
+        assert!(failure.to_string().contains(part), "{failure}");
+    }
+}
+
+/// Layers come and go while they are looked at.
+#[test]
+fn the_past_is_read_while_others_merge_and_restore() {
+    let rig = Rig::new();
+    rig.stage.snapshot_create("start").unwrap();
+    let path = rig.dir.join("ws/log");
+    let check = |failure: Failure| {
+        assert!(matches!(failure, Failure::NotFound(_)), "{failure}");
+    };
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            for round in 0..12 {
+                let text = format!("{round}\n");
+                merged(&rig, &format!("s{round}"), |hand| {
+                    hand.write("0/log", &text).write("0/other", &text);
+                });
+                if round % 3 == 2 {
+                    rig.stage.snapshot_restore("start").unwrap();
+                }
+            }
+        });
+        while !writer.is_finished() {
+            for line in rig.stage.log().unwrap() {
+                if line.kind != LayerKind::Base {
+                    let shown = rig.stage.show(&line.id);
+                    shown.map(drop).unwrap_or_else(check);
+                }
+                let file = rig.stage.file_as_of(&line.id, &path);
+                file.map(drop).unwrap_or_else(check);
+                let range = format!("{}..", line.id);
+                let diff = rig.stage.diff(Some(&range));
+                diff.map(drop).unwrap_or_else(check);
+            }
+            let blamed = rig.stage.blame(&path).unwrap();
+            assert_eq!(blamed.last().unwrap().did, Did::Original);
+        }
+        writer.join().unwrap();
+    });
 }

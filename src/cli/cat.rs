@@ -13,8 +13,8 @@ use crate::tree::shown::shown;
 /// Print a file as it was in a layer.
 ///
 /// That is the file as the layer has it or, if the layer did not touch it, as it
-/// shows from the layers below: what the step saw when it ended, without what
-/// was merged since. LAYER is an id as `log` lists it, the beginning of one, a
+/// shows from the layers below. What came on top of the layer since, what its
+/// merge decided among it (the "join" layer), is left out. LAYER is an id as `log` lists it, the beginning of one, a
 /// step (its newest layer), or `base` for what the mapped path held at `mount`.
 /// PATH is absolute, or relative to the current directory. Symbolic links are
 /// not followed.

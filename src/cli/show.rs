@@ -9,7 +9,8 @@ use crate::control::Request;
 /// First comes what `log` tells of the layer, then a line for each path that
 /// differs with it from what lies below it: A added, M modified, m metadata
 /// (mode, owner, extended attributes), D deleted. LAYER is an id as `log` lists
-/// it, the beginning of one, or a step: its newest layer.
+/// it, the beginning of one, or a step: its newest layer. What the merge of a
+/// step decided has a layer of its own ("join").
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

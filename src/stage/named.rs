@@ -86,9 +86,11 @@ impl Stage {
                 by_step: false,
             });
         }
-        let lowest = state.stack.first().map_or("", String::as_str);
+        let imported = state.imported.checked_sub(1);
+        let imported = imported.and_then(|top| state.stack.get(top));
         Err(Failure::NotFound(format!(
-            "the stage has no base, for it was mounted from a complete image; its lowest layer is '{lowest}'"
+            "the stage has no base, for it was mounted from a complete image, whose uppermost layer is '{}'",
+            imported.map_or("", String::as_str)
         )))
     }
 

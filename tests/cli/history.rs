@@ -98,6 +98,31 @@ fn who_wrote_a_path_under_whatever_name() {
     assert!(ran.out.contains("from "), "{ran:?}");
 }
 
+#[test]
+fn a_stage_from_an_image_has_its_layers_in_place_of_a_base() {
+    let ran = in_stage(
+        r#"
+        "$H" step run one -- sh -c 'echo one >>file; echo 1 >new'
+        "$H" snapshot create s
+        "$H" export s --to "$T/image"
+        "$H" unmount
+        "$H" mount --workspace "$W" --from "$T/image"
+        "$H" step run two -- sh -c 'echo two >>file'
+        "$H" log >"$T/log"
+        is "$(cut -d' ' -f1 "$T/log" | tr '\n' ' ')" "000003-two 000002-import 000001-import "
+        is "$("$H" cat "000002:$W/file")" "$(printf 'base\none')"
+        is "$("$H" diff 000002..)" "M $W/file"
+        is "$("$H" blame "$W/file" | cut -d' ' -f1)" "$(printf 'modified\nmodified\nadded')"
+        code 3 "$H" cat "base:$W/file" 2>"$T/err"
+        code 3 "$H" diff base..two 2>>"$T/err"
+        cat "$T/err" >&2
+        is "$(wc -l <"$T/err")" 2
+        "#,
+    );
+    let said = "from a complete image, whose uppermost layer is '000002-import'";
+    assert_eq!(ran.err.matches(said).count(), 2, "{ran:?}");
+}
+
 /// Who reads slowly is in nobody's way, and is told that it is not the whole file.
 #[test]
 fn a_stage_ends_under_a_slow_reader() {

@@ -1,5 +1,6 @@
 //! What layers tell of the past: log, show, files as they were, blame, diffs.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
@@ -536,4 +537,50 @@ fn the_past_is_read_while_others_merge_and_restore() {
         }
         writer.join().unwrap();
     });
+}
+
+/// Blame names the layers that a diff of all layers, one by one, names.
+pub fn assert_blamed(rig: &Rig, also: &[&str]) {
+    let mapped = rig.stage.options().mapped;
+    let log = rig.stage.log().unwrap();
+    let mut tops: Vec<&LogLine> = Vec::new();
+    for line in log.iter().rev().filter(|line| line.in_stack) {
+        match tops.last_mut() {
+            Some(last) if line.kind == LayerKind::Join && last.step == line.step => *last = line,
+            _ => tops.push(line),
+        }
+    }
+    // By path: which of them changed it last, counted from the base.
+    let mut latest = BTreeMap::new();
+    for (place, pair) in tops.windows(2).enumerate() {
+        let range = format!("{}..{}", pair[0].id, pair[1].id);
+        for line in rig.stage.diff(Some(&range)).unwrap() {
+            latest.insert(line.path, place + 1);
+        }
+    }
+    let tree = rig.tree();
+    let known = tree.0.keys().map(String::as_str);
+    for inside in known.chain(also.iter().copied()) {
+        let (index, rest) = inside.split_once('/').unwrap_or((inside, ""));
+        let path = mapped[index.parse::<usize>().unwrap()].join(rest);
+        let lines = match rig.stage.blame(&path) {
+            Ok(lines) => lines,
+            Err(failure) => {
+                assert!(matches!(failure, Failure::NotFound(_)), "{failure}");
+                assert!(!tree.has(inside) && !latest.contains_key(&path), "{inside}");
+                continue;
+            }
+        };
+        let first = &lines[0];
+        assert_eq!(first.did != Did::Deleted, tree.has(inside), "{lines:?}");
+        let of_layer = |top: &&LogLine| match first.step.as_deref() {
+            Some(step) => top.step.as_deref() == Some(step),
+            None => top.id == first.layer,
+        };
+        let place = tops.iter().position(of_layer).unwrap();
+        let by_diff = latest.get(&path).copied().unwrap_or(0);
+        // A file that took the name of its equal is no difference.
+        let moved = first.from.is_some() && place > by_diff;
+        assert!(moved || place == by_diff, "{inside}: {lines:?}, {tops:?}");
+    }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use harness_fs::merge::{Conflict, Policy};
 
+use crate::history::assert_blamed;
 use crate::rig::{Hand, Rig, Tree, names};
 
 /// Numbers that are the same in every run (Knuth's MMIX generator).
@@ -136,6 +137,7 @@ fn one_round(seed: u64) -> bool {
     let merged = rig.tree();
     let rig = rig.die_and_resume();
     assert_eq!(rig.tree(), merged, "{told}");
+    assert_blamed(&rig, FILES);
     if clean {
         let rig = Rig::new();
         for (step, ops) in [("a", &a), ("b", &b)] {
@@ -288,7 +290,7 @@ fn one_round_of_links(seed: u64) -> bool {
         );
     });
     rig.stage.merge(&names(&["after"]), None).unwrap();
-    rig.tree();
+    assert_blamed(&rig, LINKABLE);
     if clean {
         assert_sequential(&merged, &a, &b);
     }

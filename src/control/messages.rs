@@ -152,6 +152,13 @@ pub enum Request {
         /// How long what is left in them has to end by itself.
         grace_ms: u64,
     },
+    /// Put an open step aside, without a merge.
+    StepKeep {
+        /// Its name.
+        step: String,
+        /// How long what is left in it has to end by itself.
+        grace_ms: u64,
+    },
     /// Forget what a step did.
     StepDiscard {
         /// Its name.

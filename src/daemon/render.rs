@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::export::{ApplyReport, ExportReport, LeftOut};
 use crate::stage::{
-    Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SnapshotInfo,
-    Status, StepInfo,
+    Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SealedStep,
+    SnapshotInfo, Status, StepInfo,
 };
 use crate::tree::shown::shown;
 
@@ -54,6 +54,31 @@ pub fn merged(report: &MergeReport) -> String {
 /// A merge that was not done.
 pub fn conflict(report: &ConflictReport) -> String {
     format!("{report}\n{}", report.text)
+}
+
+/// A step that was put aside.
+pub fn kept(step: &SealedStep) -> String {
+    let mut text = String::new();
+    for note in &step.notes {
+        line!(text, "{note}");
+    }
+    let name = &step.name;
+    if step.layer.is_none() {
+        line!(
+            text,
+            "kept {name}, which changed nothing: `step discard {name}` makes way for another run"
+        );
+        return text;
+    }
+    line!(
+        text,
+        "kept {name}: {}, {} deleted, {}; `harness-fs diff {name}` lists them, `step merge {name}` or \
+         `step discard {name}` decides",
+        count(step.entries, "entry", "entries"),
+        step.whiteouts,
+        bytes(step.bytes)
+    );
+    text
 }
 
 /// What changed, one line each.

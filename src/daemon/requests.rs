@@ -233,6 +233,9 @@ impl Requests {
                 let grace = Duration::from_millis(grace_ms);
                 super::steps::merge(self, &steps, on_conflict, grace)
             }
+            Request::StepKeep { step, grace_ms } => {
+                super::steps::keep(self, &step, Duration::from_millis(grace_ms))
+            }
             Request::StepDiscard { step, grace_ms } => {
                 super::steps::discard(self, &step, Duration::from_millis(grace_ms))
             }

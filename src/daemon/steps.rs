@@ -360,10 +360,21 @@ pub fn merge(
     let report = merged?;
     let text = with_survivors(&ended, &render::merged(&report));
     let mut data = serde_json::to_value(&report).map_err(Error::from)?;
-    if let Value::Object(fields) = &mut data {
-        fields.insert("survivors".to_owned(), json!(ended));
-    }
+    data["survivors"] = json!(ended);
     with_groups(&stage, steps, text, data)
+}
+
+/// Ends what is left in an open step and puts it aside.
+pub fn keep(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
+    let stage = requests.stage()?;
+    let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
+    let ended = survivors::end(&views, grace)?;
+    let kept = stage.put_aside(step)?;
+    requests.steps.remove(step);
+    let text = with_survivors(&ended, &render::kept(&kept));
+    let mut data = serde_json::to_value(&kept).map_err(Error::from)?;
+    data["survivors"] = json!(ended);
+    with_groups(&stage, &[step.to_owned()], text, data)
 }
 
 /// Ends what is left in a step and forgets it.

@@ -22,6 +22,7 @@ mod head;
 mod invalidate;
 mod join;
 pub(crate) mod journal;
+mod kept;
 mod lease;
 mod log;
 pub mod mapped;

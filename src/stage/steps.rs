@@ -179,21 +179,23 @@ impl Stage {
         Ok(SealedStep { notes, ..sealed })
     }
 
-    /// Keeps a step's layer aside, to be looked at, merged or discarded later.
-    ///
-    /// # Errors
-    /// As [`Stage::seal_step`].
-    pub fn keep(&self, step: &str, reason: &str) -> Result<(), Failure> {
-        let _life = self.life.lock();
-        self.seal_as(step, Phase::Kept, Some(reason)).map(drop)
-    }
-
     /// Returns what the user should know.
     pub(super) fn seal_as(
         &self,
         step: &str,
         phase: Phase,
         reason: Option<&str>,
+    ) -> Result<Vec<String>, Failure> {
+        self.seal_and(step, phase, reason, |_| ())
+    }
+
+    /// [`Stage::seal_as`], with something more in the same commit.
+    pub(super) fn seal_and(
+        &self,
+        step: &str,
+        phase: Phase,
+        reason: Option<&str>,
+        change: impl FnOnce(&mut State),
     ) -> Result<Vec<String>, Failure> {
         let known = known_step(&self.state.lock(), step)?.clone();
         let mut notes = Vec::new();
@@ -208,13 +210,14 @@ impl Stage {
             known.reason = reason.map(str::to_owned);
             known.ended = known.ended.or_else(|| Some(now()));
         }
+        change(&mut next);
         self.commit(&mut next)?;
         failpoint::hit("seal-step-after-commit");
         recover::remove_view(&self.view_dir(step));
         Ok(notes)
     }
 
-    fn sealed(&self, name: &str, layer: Option<String>) -> Result<SealedStep, Failure> {
+    pub(super) fn sealed(&self, name: &str, layer: Option<String>) -> Result<SealedStep, Failure> {
         let manifest: Option<Manifest> = match &layer {
             Some(id) => Some(self.layer(id)?.manifest().clone()),
             None => None,

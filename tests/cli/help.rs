@@ -2,7 +2,7 @@
 
 use super::rig::{program, ran};
 
-const COMMANDS: [&[&str]; 27] = [
+const COMMANDS: &[&[&str]] = &[
     &[],
     &["mount"],
     &["unmount"],
@@ -11,6 +11,7 @@ const COMMANDS: [&[&str]; 27] = [
     &["step", "begin"],
     &["step", "exec"],
     &["step", "merge"],
+    &["step", "keep"],
     &["step", "discard"],
     &["step", "list"],
     &["group"],

@@ -8,6 +8,7 @@ mod dead_stage;
 mod groups;
 mod help;
 mod history;
+mod kept;
 mod mounted;
 mod passthrough;
 mod places;

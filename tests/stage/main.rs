@@ -6,6 +6,7 @@ mod crashes;
 mod descriptors;
 mod groups;
 mod history;
+mod kept;
 mod life;
 mod links;
 mod merges;

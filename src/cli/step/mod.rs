@@ -3,6 +3,7 @@
 mod begin;
 mod discard;
 mod exec;
+mod keep;
 mod list;
 mod merge;
 pub mod result;
@@ -13,14 +14,15 @@ use super::place::Place;
 
 /// Run something in a private view of the stage, and merge what it changed.
 ///
-/// `run` does it all. `begin`, `exec`, `merge` and `discard` are the same one
-/// at a time, for orchestrators.
+/// `run` does it all. `begin`, `exec`, `merge`, `keep` and `discard` are the
+/// same one at a time, for orchestrators.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Run(run::Arguments),
     Begin(begin::Arguments),
     Exec(exec::Arguments),
     Merge(merge::Arguments),
+    Keep(keep::Arguments),
     Discard(discard::Arguments),
     List(list::Arguments),
 }
@@ -35,6 +37,7 @@ pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Begin(arguments) => begin::run(arguments, place),
         Command::Exec(arguments) => exec::run(&arguments, place),
         Command::Merge(arguments) => merge::run(arguments, place),
+        Command::Keep(arguments) => keep::run(arguments, place),
         Command::Discard(arguments) => discard::run(arguments, place),
         Command::List(arguments) => list::run(&arguments, place),
     }

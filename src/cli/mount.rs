@@ -14,7 +14,7 @@ use crate::control::{STAGE_FILE, WhereStage, find, in_step, only_discarded};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
-use crate::stage::{Options, PolicyRule, State, bind, mapped};
+use crate::stage::{KEEP, Options, PolicyRule, State, bind, mapped};
 use crate::sys::location::lies_in;
 use crate::sys::{mount, mountinfo};
 use crate::tree::shown::shown;
@@ -51,9 +51,15 @@ pub struct Arguments {
     /// ignore. The first match wins; may be repeated.
     #[arg(long, value_name = "GLOB=POLICY", value_parser = super::policy::rule)]
     policy: Vec<PolicyRule>,
+    /// How many layers of failed steps are kept: of those with `--on-failure keep`, and of those put
+    /// aside by `step keep`. When one more is kept, the oldest is discarded, and named. What is kept
+    /// after a conflict, or because it was interrupted, does not count, nor what waits in a group.
+    #[arg(long, value_name = "N", default_value_t = KEEP, value_parser = clap::value_parser!(u32).range(1..))]
+    keep: u32,
     /// Bring back a stage whose state was kept, with the options it had; where it logs is said anew.
     #[arg(long, conflicts_with_all = [
-        "workspace", "shared_path", "from", "policy", "no_passthrough", "durable", "resume_if_kept",
+        "workspace", "shared_path", "from", "policy", "keep", "no_passthrough", "durable",
+        "resume_if_kept",
     ])]
     resume: bool,
     /// Bring back a stage whose state was kept, which must have been mounted with the same options;
@@ -205,6 +211,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         passthrough: !(arguments.no_passthrough || without_passthrough()),
         durable: arguments.durable,
         policies: arguments.policy.clone(),
+        keep: arguments.keep,
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));

@@ -12,6 +12,9 @@ use crate::stage::{
 };
 use crate::tree::shown::shown;
 
+/// How many are named in one line.
+const NAMED: usize = 10;
+
 /// Adds a line; writing to a string does not fail.
 macro_rules! line {
     ($text:expr, $($arguments:tt)*) => {{
@@ -115,6 +118,23 @@ pub fn steps(steps: &[StepInfo]) -> String {
         ]
     });
     table(rows)
+}
+
+/// The failed steps that are kept no more, since `keep` later ones are.
+pub fn made_way(keep: u32, steps: &[String]) -> String {
+    let mut text = String::new();
+    if !steps.is_empty() {
+        let mut names: Vec<&str> = steps.iter().take(NAMED).map(String::as_str).collect();
+        let more = steps.len().saturating_sub(NAMED);
+        let more = (more > 0).then(|| format!("and {more} more"));
+        names.extend(more.as_deref());
+        line!(
+            text,
+            "discarded, as no more than {keep} failed steps are kept (`mount --keep`): {}",
+            names.join(", ")
+        );
+    }
+    text
 }
 
 /// The snapshots.
@@ -287,7 +307,8 @@ pub fn status(status: &Status, uptime: u64) -> String {
         line!(text, "note     {note}");
     }
     section(&mut text, "views", views(status));
-    section(&mut text, "steps", steps(&status.steps));
+    let kept_no_more = made_way(status.keep, &status.made_way);
+    section(&mut text, "steps", steps(&status.steps) + &kept_no_more);
     section(&mut text, "groups", groups(status));
     section(&mut text, "layers", layers(status));
     section(&mut text, "snapshots", snapshots(&status.snapshots));

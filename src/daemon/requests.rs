@@ -240,8 +240,10 @@ impl Requests {
                 super::steps::discard(self, &step, Duration::from_millis(grace_ms))
             }
             Request::StepList {} => {
-                let steps = self.stage()?.steps();
-                Ok(Reply::report(render::steps(&steps), &steps))
+                let stage = self.stage()?;
+                let (steps, (keep, made_way)) = (stage.steps(), stage.room());
+                let text = render::steps(&steps) + &render::made_way(keep, &made_way);
+                Ok(Reply::report(text, &steps))
             }
             Request::GroupClose { group } => {
                 let report = self.stage()?.close_group(&group)?;

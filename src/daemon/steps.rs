@@ -234,6 +234,9 @@ impl RunEnd<'_> {
                     "the step failed ({reason}); the stage is unchanged and the step's changes are kept: \
                      `harness-fs diff {step}` lists them, `step merge {step}` or `step discard {step}` decides"
                 ));
+                self.stage.record_exit(step, self.exit)?;
+                let notes = self.stage.keep(step, reason)?;
+                notes.iter().for_each(|note| self.add(note));
             }
             OnFailure::Discard => {
                 self.result.outcome = Outcome::Discarded;
@@ -252,10 +255,7 @@ impl RunEnd<'_> {
                 Err(Failure::Conflict(report)) => self.conflict(&report),
                 Err(failure) => return Err(failure),
             }
-        } else if on_failure == OnFailure::Keep {
-            self.stage.record_exit(step, self.exit)?;
-            self.stage.keep(step, reason)?;
-        } else {
+        } else if on_failure == OnFailure::Discard {
             self.stage.discard(step)?;
         }
         self.layer();

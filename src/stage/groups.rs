@@ -1,6 +1,7 @@
 //! Groups: steps that run at once and merge together, in declared order.
 
 use super::state::{Ended, GroupState, Phase, State};
+use super::steps::known_step;
 use super::{Failure, MergeReport, Stage, names};
 use crate::merge::Policy;
 
@@ -187,8 +188,11 @@ impl Stage {
         match on_failure {
             OnFailure::Discard => self.drop_step(step)?,
             OnFailure::Keep => {
-                let reason = format!("failed with exit code {exit}");
-                self.seal_as(step, Phase::Kept, Some(&reason))?;
+                // Who ran it may have kept it, and knows better why.
+                if known_step(&self.state.lock(), step)?.state != Phase::Kept {
+                    let reason = format!("failed with exit code {exit}");
+                    self.keep_and(step, &reason, |_| ())?;
+                }
             }
             OnFailure::Merge => {
                 self.seal_as(step, Phase::Sealed, None)?;

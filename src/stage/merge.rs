@@ -186,6 +186,7 @@ impl Stage {
             if let Some(known) = next.steps.get_mut(step) {
                 known.state = Phase::Kept;
                 known.reason = Some(reason.clone());
+                known.kept_in = None;
             }
         }
         match self.commit(&mut next) {

@@ -68,7 +68,7 @@ pub use log::{LayerKind, LayerReport, LogLine, StepEnd};
 pub use merge::MergeReport;
 pub use sessions::{Invalidation, Session, Sessions};
 pub use snapshots::{RestoreReport, SnapshotInfo};
-pub use state::{Options, Phase, PolicyRule, State, boot_id};
+pub use state::{KEEP, Options, Phase, PolicyRule, State, boot_id};
 pub use status::{LayerInfo, Status, StepInfo, ViewInfo};
 pub use steps::{SealedStep, StepView};
 pub use teardown::EndReport;

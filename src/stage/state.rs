@@ -23,8 +23,11 @@ pub const FILE: &str = "stage.json";
 /// The format this version writes and reads.
 pub const FORMAT: u64 = 1;
 
+/// How many layers of failed steps are kept, unless `mount` is told otherwise.
+pub const KEEP: u32 = 5;
+
 /// What a stage was mounted with.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
     /// The stage's name.
@@ -39,6 +42,22 @@ pub struct Options {
     pub durable: bool,
     /// What decides conflicts, before the shipped defaults; first match wins.
     pub policies: Vec<PolicyRule>,
+    /// How many layers of steps that failed, or were put aside, are kept.
+    pub keep: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            name: String::new(),
+            mapped: Vec::new(),
+            single_files: Vec::new(),
+            passthrough: false,
+            durable: false,
+            policies: Vec::new(),
+            keep: KEEP,
+        }
+    }
 }
 
 /// One line of the conflict policies.
@@ -90,6 +109,9 @@ pub struct StepState {
     /// Why it is kept.
     #[serde(default)]
     pub reason: Option<String>,
+    /// The commit that kept it, if it is one of those of which only so many are.
+    #[serde(default)]
+    pub kept_in: Option<u64>,
 }
 
 /// A name for a stack.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::kept::made_way;
 use super::merge::MERGED;
 use super::state::{GroupState, Phase, State};
 use super::{Session, SnapshotInfo, Stage};
@@ -88,6 +89,10 @@ pub struct Status {
     pub views: Vec<ViewInfo>,
     /// Steps that are open, wait to be merged, or are kept.
     pub steps: Vec<StepInfo>,
+    /// How many layers of failed steps are kept.
+    pub keep: u32,
+    /// Steps whose layers were discarded to make way for later ones.
+    pub made_way: Vec<String>,
     /// Groups that have not merged yet.
     pub groups: BTreeMap<String, GroupState>,
     /// The stack from the lowest up, then what only steps and snapshots hold.
@@ -104,6 +109,13 @@ impl Stage {
     /// Steps that are open, wait to be merged, or are kept, by name.
     pub fn steps(&self) -> Vec<StepInfo> {
         steps(&self.state.lock())
+    }
+
+    /// How many layers of failed steps are kept, and the steps whose layers were
+    /// discarded to make way for later ones.
+    pub fn room(&self) -> (u32, Vec<String>) {
+        let state = self.state.lock();
+        (state.options.keep, made_way(&state))
     }
 
     /// Whether the stage has a step of this name, or its changes.
@@ -144,6 +156,8 @@ impl Stage {
             durable: state.options.durable,
             views,
             steps: steps(&state),
+            keep: state.options.keep,
+            made_way: made_way(&state),
             groups: state.groups.clone(),
             layers: self.layer_infos(&state),
             snapshots: self.snapshot_list(),

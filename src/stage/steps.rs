@@ -105,6 +105,7 @@ impl Stage {
             group: group_of(next, step),
             exit: None,
             reason: None,
+            kept_in: None,
         };
         next.steps.insert(step.to_owned(), started);
         next.gone.remove(step);

@@ -52,3 +52,40 @@ fn a_step_in_which_a_command_runs_is_not_put_aside() {
     );
     assert!(ran.err.contains("step 'a' is still running"), "{}", ran.err);
 }
+
+#[test]
+fn the_oldest_makes_way_and_is_named_everywhere() {
+    let ran = in_stage(
+        r#"
+        "$H" unmount
+        code 2 "$H" mount --workspace "$W" --keep 0
+        "$H" mount --workspace "$W" --keep 1
+        fail() { "$H" step run --on-failure keep "$@" -- sh -c 'echo x >x; exit 3'; }
+        code 3 fail first 2>"$T/first"
+        code 1 grep oldest "$T/first"
+        code 3 fail second --result "$T/r" 2>"$T/second"
+        said="step 'first' is discarded, the oldest of the failed ones that are kept: there are no more than 1"
+        grep -F "$said" "$T/second"
+        grep -F "$said" "$T/r"
+        line='discarded, as no more than 1 failed steps are kept (`mount --keep`): first'
+        is "$("$H" step list | tail -n 1)" "$line"
+        "$H" status | grep -F "  $line"
+        "$H" step list | grep '^second  kept .* exit code 3$'
+        code 3 "$H" diff first
+        "$H" unmount --keep-state
+        code 2 "$H" mount --resume --keep 3
+        "$H" mount --resume
+        "$H" status --json | grep '"keep": 1,'
+        # In a group as well.
+        "$H" group declare g third other
+        code 3 fail third --group g 2>"$T/third"
+        grep -F "step 'second' is discarded, the oldest" "$T/third"
+        "$H" step list | grep -F 'are kept (`mount --keep`): first, second'
+        "$H" step begin last
+        "$H" step exec last -- sh -c 'echo x >x'
+        "$H" step keep last --json | grep "step 'third' is discarded, the oldest"
+        "$H" step discard last
+        "#,
+    );
+    assert!(ran.err.contains("--keep <N>"), "{}", ran.err);
+}

@@ -13,7 +13,8 @@ use crate::control::Request;
 /// who run its commands with `step exec`. The stage stays as it is. `diff NAME`
 /// lists what the step changed, `step merge NAME` brings it into the stage
 /// after all, `step discard NAME` forgets it and makes way for another run.
-/// A group that the step was declared in does not wait for it.
+/// A group that the step was declared in does not wait for it. Like the layers
+/// of failed steps it makes way when there are too many (`mount --keep`).
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:

@@ -30,7 +30,7 @@ use crate::daemon;
 use output::Trouble;
 use place::Place;
 
-/// harness-fs failed itself in `step run` or `step exec`, whose other codes are the command's.
+/// harness-fs failed itself in `step run`, `step exec` or `step shell`, whose other codes are the command's.
 const RUN_FAILED: u8 = 125;
 
 /// A copy-on-write workspace for CI: each step works in a view of its own, and
@@ -57,7 +57,7 @@ Example:
   harness-fs unmount                          # the directories are as they were
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot, group, layer or path, \
-4 conflict, 5 the daemon is gone. `step run` and `step exec` give the command's own.";
+4 conflict, 5 the daemon is gone. `step run`, `step exec` and `step shell` give the command's own.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -153,7 +153,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
 fn runs_a_command(arguments: &[OsString]) -> bool {
     let step = arguments.iter().position(|argument| argument == "step");
     let next = step.and_then(|step| arguments.get(step + 1));
-    next.is_some_and(|next| next == "run" || next == "exec")
+    next.is_some_and(|next| next == "run" || next == "exec" || next == "shell")
 }
 
 /// The parts of the daemon get their config on standard input.
@@ -184,6 +184,7 @@ mod tests {
             "harness-fs --stage x step run --what"
         )));
         assert!(runs_a_command(&line("harness-fs step exec")));
+        assert!(runs_a_command(&line("harness-fs step shell a")));
         assert!(!runs_a_command(&line("harness-fs step merge a")));
         assert!(!runs_a_command(&line("harness-fs step")));
     }

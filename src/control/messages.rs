@@ -131,7 +131,7 @@ pub enum Request {
     },
     /// Open a view for a step that this connection runs.
     StepRun(RunRequest),
-    /// The command of `step_run` or `step_exec` on this connection has ended.
+    /// The command of `step_run`, `step_exec` or `step_shell` on this connection has ended.
     StepEnded(Ended),
     /// Open a view for a step that others will run commands in.
     StepBegin {
@@ -142,6 +142,13 @@ pub enum Request {
     StepExec {
         /// Its name.
         step: String,
+    },
+    /// Run a command in a copy of what a step has left, or in an open step.
+    StepShell {
+        /// Its name.
+        step: String,
+        /// How long what is left in the copy has to end by itself.
+        grace_ms: u64,
     },
     /// Merge steps, all or none, in this order.
     StepMerge {
@@ -307,6 +314,8 @@ pub enum Reply {
         view: StepView,
         /// Steps that run at the same time and are in no group with this one.
         others: Vec<String>,
+        /// What becomes of what is changed in it, for people; may be empty.
+        note: String,
     },
     /// The step that was run has come to its end.
     StepDone(StepResult),

@@ -17,6 +17,7 @@ mod ready;
 mod render;
 mod requests;
 mod server;
+mod shell;
 mod start;
 mod steps;
 mod supervisor;

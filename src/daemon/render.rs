@@ -120,6 +120,22 @@ pub fn steps(steps: &[StepInfo]) -> String {
     table(rows)
 }
 
+/// What becomes of changes in the view that `step shell` enters.
+pub fn entered(step: &str, known: Option<&StepInfo>) -> String {
+    let how = match known {
+        Some(known) if known.state == Phase::Open => {
+            return format!("step '{step}' is open: what is changed here is part of it");
+        }
+        Some(known) if known.layer.is_none() => " (it changed nothing)".to_owned(),
+        Some(known) => match &known.reason {
+            Some(reason) => format!(" ({reason})"),
+            None => String::new(),
+        },
+        None => String::new(),
+    };
+    format!("this is a copy of what step '{step}' left{how}: what is changed here is thrown away")
+}
+
 /// The failed steps that are kept no more, since `keep` later ones are.
 pub fn made_way(keep: u32, steps: &[String]) -> String {
     let mut text = String::new();

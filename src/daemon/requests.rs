@@ -219,7 +219,12 @@ impl Requests {
                 all,
             } => self.unmount(keep_state, apply.as_deref(), all, connection),
             Request::StepRun(run) => super::steps::run(self, run, connection),
-            Request::StepExec { step } => super::steps::exec(self, &step, connection),
+            Request::StepExec { step } => {
+                super::steps::exec(self, &step, String::new(), connection)
+            }
+            Request::StepShell { step, grace_ms } => {
+                super::shell::shell(self, &step, Duration::from_millis(grace_ms), connection)
+            }
             Request::StepEnded(_) => {
                 let text = "no command is running on this connection".to_owned();
                 Err(Failure::Usage(text))

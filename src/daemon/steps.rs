@@ -46,7 +46,12 @@ pub fn run(
         (view, others)
     };
     let mount = view.mount.clone();
-    let ended = match connection.turn(&Reply::Entered { view, others }) {
+    let entered = Reply::Entered {
+        view,
+        others,
+        note: String::new(),
+    };
+    let ended = match connection.turn(&entered) {
         Some(Request::StepEnded(ended)) => Some(ended),
         Some(_) | None => {
             log::warn!("step '{}': its command line is gone", run.step);
@@ -327,6 +332,7 @@ pub fn begin(requests: &Requests, step: &str) -> Result<Reply, Failure> {
 pub fn exec(
     requests: &Requests,
     step: &str,
+    note: String,
     connection: &mut Connection,
 ) -> Result<Reply, Failure> {
     let view = requests.stage_to_enter()?.view_of(step)?;
@@ -334,6 +340,7 @@ pub fn exec(
     let entered = Reply::Entered {
         view,
         others: Vec::new(),
+        note,
     };
     connection.turn(&entered);
     requests.steps.count_exec(step, -1);
@@ -433,7 +440,7 @@ fn with_groups(
     })
 }
 
-fn with_survivors(survivors: &[Survivor], text: &str) -> String {
+pub(super) fn with_survivors(survivors: &[Survivor], text: &str) -> String {
     match survivors::sentence(survivors) {
         Some(sentence) => format!("{sentence}\n{text}"),
         None => text.to_owned(),

@@ -100,10 +100,24 @@ impl Stage {
     }
 }
 
+impl Lease<'_> {
+    /// Makes it last until [`Stage::give_back`] of the same layers.
+    pub(super) fn leave(mut self) -> Vec<String> {
+        std::mem::take(&mut self.ids)
+    }
+}
+
 impl Drop for Lease<'_> {
     fn drop(&mut self) {
-        let mut leases = self.stage.leases.lock();
-        for id in &self.ids {
+        self.stage.give_back(&self.ids);
+    }
+}
+
+impl Stage {
+    /// Ends a lease of layers; those that nothing needs any more are removed.
+    pub(super) fn give_back(&self, ids: &[String]) {
+        let mut leases = self.leases.lock();
+        for id in ids {
             let id = OsString::from(id);
             match leases.lent.get_mut(&id) {
                 Some(count) if *count > 1 => *count -= 1,

@@ -38,6 +38,7 @@ mod recover;
 mod renamed;
 mod reserve;
 mod sessions;
+mod shell;
 mod since;
 mod snapshots;
 mod state;
@@ -67,6 +68,7 @@ pub use lease::Lent;
 pub use log::{LayerKind, LayerReport, LogLine, StepEnd};
 pub use merge::MergeReport;
 pub use sessions::{Invalidation, Session, Sessions};
+pub use shell::Shell;
 pub use snapshots::{RestoreReport, SnapshotInfo};
 pub use state::{KEEP, Options, Phase, PolicyRule, State, boot_id};
 pub use status::{LayerInfo, Status, StepInfo, ViewInfo};
@@ -91,6 +93,8 @@ struct Running {
     /// Absent until it is mounted.
     session: Option<Arc<dyn Session>>,
     mount: PathBuf,
+    /// Of a view that `step shell` has, the layers that are lent to it.
+    lent: Option<Vec<String>>,
 }
 
 /// One stage.
@@ -187,6 +191,7 @@ impl Stage {
             view: stage_view.clone(),
             session: None,
             mount,
+            lent: None,
         };
         Ok(Stage {
             dir: dir.to_path_buf(),
@@ -225,6 +230,7 @@ impl Stage {
             view: self.stage_view.clone(),
             session: Some(session.into()),
             mount: running.mount.clone(),
+            lent: None,
         };
         let mut all = self.running.lock();
         all.insert(STAGE_VIEW.to_owned(), Arc::new(mounted));

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::Failure;
+use super::shell::DIRS;
 
 /// Names become directory names; what is longer would not fit beside a suffix.
 const LONGEST: usize = 200;
@@ -37,6 +38,8 @@ pub fn check(what: &str, name: &str) -> Result<(), Failure> {
         "cannot be 'stage', which is the stage's own view"
     } else if what == "step" && WRITERS.contains(&name) {
         "cannot be 'head', 'join' or 'import', which are the stage's own layers"
+    } else if what == "step" && name.starts_with(DIRS) {
+        "cannot begin with '.shell-', as the views of `step shell` do"
     } else {
         return Ok(());
     };
@@ -71,6 +74,7 @@ mod tests {
             "a\nb",
             "stage",
             "join",
+            ".shell-1",
             &"x".repeat(201),
         ] {
             assert!(

@@ -36,7 +36,7 @@ pub struct StepInfo {
 /// A view that is open.
 #[derive(Clone, Debug, Serialize)]
 pub struct ViewInfo {
-    /// A step's name, or `stage`.
+    /// A step's name, `STEP/shell-N` for one of `step shell`, or `stage`.
     pub name: String,
     /// Where it is mounted.
     #[serde(serialize_with = "shown::serialize")]

@@ -79,7 +79,7 @@ impl Stage {
             recover::remove_view(&dir);
         }
         made?;
-        Ok(self.step_view(step, &next))
+        Ok(self.step_view(step, step, &next))
     }
 
     fn open_view(
@@ -119,18 +119,24 @@ impl Stage {
             view,
             session: Some(session),
             mount,
+            lent: None,
         };
         let mut all = self.running.lock();
         all.insert(step.to_owned(), Arc::new(running));
         Ok(())
     }
 
-    fn step_view(&self, step: &str, state: &State) -> StepView {
+    /// What is needed to run something as this step in the view named `view`.
+    pub(super) fn step_view(&self, step: &str, view: &str, state: &State) -> StepView {
         let all = self.running.lock();
-        let others = all.iter().filter(|(name, _)| *name != step);
+        let mount = match all.get(view) {
+            Some(running) => running.mount.clone(),
+            None => self.view_dir(view).join("mnt"),
+        };
+        let others = all.iter().filter(|(name, _)| *name != view);
         StepView {
             name: step.to_owned(),
-            mount: self.view_dir(step).join("mnt"),
+            mount,
             mapped: state.options.mapped.clone(),
             state_dir: self.dir.clone(),
             other_mounts: others.map(|(_, running)| running.mount.clone()).collect(),
@@ -149,7 +155,7 @@ impl Stage {
             let text = format!("step '{step}' has ended; nothing more can run in it");
             return Err(Failure::Usage(text));
         }
-        Ok(self.step_view(step, &state))
+        Ok(self.step_view(step, step, &state))
     }
 
     /// Records the exit code of a step's command, for `status`.

@@ -93,6 +93,9 @@ impl Stage {
             }
             return Ok(());
         }
+        if running.lent.is_some() {
+            return self.end_shell(name, running);
+        }
         if keep {
             let reason = "the stage was unmounted while it was open";
             return self.seal_as(name, Phase::Kept, Some(reason)).map(drop);

@@ -13,6 +13,7 @@ const COMMANDS: &[&[&str]] = &[
     &["step", "merge"],
     &["step", "keep"],
     &["step", "discard"],
+    &["step", "shell"],
     &["step", "list"],
     &["group"],
     &["group", "declare"],

@@ -14,4 +14,5 @@ mod passthrough;
 mod places;
 mod protocol;
 mod rig;
+mod shell;
 mod untold;

@@ -14,4 +14,5 @@ mod program;
 mod random;
 mod rig;
 mod shapes;
+mod shell;
 mod snapshots;

@@ -8,6 +8,7 @@ mod list;
 mod merge;
 pub mod result;
 mod run;
+mod shell;
 
 use super::output::Trouble;
 use super::place::Place;
@@ -24,6 +25,7 @@ pub enum Command {
     Merge(merge::Arguments),
     Keep(keep::Arguments),
     Discard(discard::Arguments),
+    Shell(shell::Arguments),
     List(list::Arguments),
 }
 
@@ -39,6 +41,7 @@ pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Merge(arguments) => merge::run(arguments, place),
         Command::Keep(arguments) => keep::run(arguments, place),
         Command::Discard(arguments) => discard::run(arguments, place),
+        Command::Shell(arguments) => shell::run(&arguments, place),
         Command::List(arguments) => list::run(&arguments, place),
     }
 }

@@ -84,7 +84,7 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         grace_ms: policy::millis(arguments.grace),
     });
     let (view, others) = match client.ask(&request)? {
-        Reply::Entered { view, others } => (view, others),
+        Reply::Entered { view, others, .. } => (view, others),
         other => return Err(unexpected(other, false)),
     };
     if !others.is_empty() {

@@ -14,6 +14,7 @@ mod output;
 mod place;
 mod policy;
 mod program;
+mod rollback;
 mod running;
 mod show;
 mod snapshot;
@@ -74,6 +75,7 @@ enum Command {
     Blame(blame::Arguments),
     #[command(subcommand)]
     Snapshot(snapshot::Command),
+    Rollback(rollback::Arguments),
     Export(export::Arguments),
     Apply(apply::Arguments),
     Status(status::Arguments),
@@ -140,6 +142,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Cat(arguments) => cat::run(&arguments, place),
         Command::Blame(arguments) => blame::run(&arguments, place),
         Command::Snapshot(command) => snapshot::run(command, place),
+        Command::Rollback(arguments) => rollback::run(arguments, place),
         Command::Export(arguments) => export::run(arguments, place),
         Command::Apply(arguments) => apply::run(arguments, place),
         Command::Status(arguments) => status::run(&arguments, place),

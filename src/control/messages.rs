@@ -235,6 +235,11 @@ pub enum Request {
         /// Its name.
         name: String,
     },
+    /// Go back to the state just after a layer was pushed.
+    Rollback {
+        /// The layer.
+        layer: String,
+    },
     /// Write a snapshot as an OCI image layout.
     Export(ExportRequest),
     /// Write the tree into an ordinary directory.

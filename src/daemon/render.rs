@@ -24,7 +24,7 @@ macro_rules! line {
 
 use line;
 
-pub use history::{blame, log, show};
+pub use history::{blame, log, rolled_back, show};
 
 /// A merge that was done.
 pub fn merged(report: &MergeReport) -> String {
@@ -171,17 +171,17 @@ pub fn restored(report: &RestoreReport) -> String {
         "the stage is as in snapshot '{}'; {left} left behind",
         report.name
     );
-    if !report.stranded.is_empty() {
-        line!(
-            text,
-            "can no longer be merged: {}",
-            report.stranded.join(", ")
-        );
+    after_going_back(&mut text, &report.stranded, &report.notes);
+    text
+}
+
+fn after_going_back(text: &mut String, stranded: &[String], notes: &[String]) {
+    if !stranded.is_empty() {
+        line!(text, "can no longer be merged: {}", stranded.join(", "));
     }
-    for note in &report.notes {
+    for note in notes {
         line!(text, "{note}");
     }
-    text
 }
 
 /// A snapshot that left.

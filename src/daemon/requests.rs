@@ -302,6 +302,10 @@ impl Requests {
                 let report = stage.snapshot_restore(&name)?;
                 Ok(Reply::report(render::restored(&report), &report))
             }
+            Request::Rollback { layer } => {
+                let report = stage.rollback(&layer)?;
+                Ok(Reply::report(render::rolled_back(&report), &report))
+            }
             Request::Export(request) => self.export(&stage, request, connection),
             Request::Apply { dir, all } => self.apply(&stage, &dir, all, connection),
             _ => Err(Failure::Usage("no such request".to_owned())),

@@ -6,7 +6,8 @@ use super::{Failure, MergeReport, Stage};
 use crate::merge::Policy;
 
 /// Why a step is kept that cannot be merged.
-pub(super) const STRANDED: &str = "began on a state that a snapshot restore has left since";
+pub(super) const STRANDED: &str =
+    "began on a state that a snapshot restore or a rollback has left since";
 
 /// Whether what the step has changed is no longer part of the stage. Having
 /// changed nothing it can be merged into anything, once that is known.

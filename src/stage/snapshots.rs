@@ -89,17 +89,26 @@ impl Stage {
     /// or committing reports; then the stage is unchanged.
     pub fn snapshot_restore(&self, name: &str) -> Result<RestoreReport, Failure> {
         let _life = self.life.lock();
-        let mut report = RestoreReport {
-            name: name.to_owned(),
-            ..RestoreReport::default()
-        };
+        let mut report = self.go_back(|state| {
+            let snapshot = state.snapshots.get(name);
+            let snapshot = snapshot.ok_or_else(|| missing(name))?;
+            Ok(snapshot.stack.clone())
+        })?;
+        name.clone_into(&mut report.name);
+        Ok(report)
+    }
+
+    /// Gives the stage a stack that it had before. `life` is held.
+    pub(super) fn go_back(
+        &self,
+        stack: impl FnOnce(&State) -> Result<Vec<String>, Failure>,
+    ) -> Result<RestoreReport, Failure> {
+        let mut report = RestoreReport::default();
         let mut stacks = None;
         self.swap_stage_view(|old| {
             let mut next = self.state.lock().clone();
-            let Some(snapshot) = next.snapshots.get(name).cloned() else {
-                return Err(missing(name));
-            };
-            let before = std::mem::replace(&mut next.stack, snapshot.stack);
+            let stack = stack(&next)?;
+            let before = std::mem::replace(&mut next.stack, stack);
             let new = self.stack_of(&next.stack)?;
             failpoint::hit("restore-before-commit");
             self.commit(&mut next)?;

@@ -29,6 +29,7 @@ const COMMANDS: &[&[&str]] = &[
     &["snapshot", "list"],
     &["snapshot", "rm"],
     &["snapshot", "restore"],
+    &["rollback"],
     &["export"],
     &["apply"],
     &["status"],

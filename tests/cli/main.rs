@@ -14,5 +14,6 @@ mod passthrough;
 mod places;
 mod protocol;
 mod rig;
+mod rollback;
 mod shell;
 mod untold;

@@ -43,6 +43,7 @@ fn operate(rig: &Rig, operation: &str) {
         }
         "snapshot" => drop(rig.stage.snapshot_create("two").unwrap()),
         "restore" => drop(rig.stage.snapshot_restore("snap").unwrap()),
+        "rollback" => drop(rig.stage.rollback("000001").unwrap()),
         "step" => {
             rig.begin("c");
             rig.in_view("c").write("0/c", "c");
@@ -125,11 +126,12 @@ fn every_point(operation: &str, seen: &mut BTreeSet<&'static str>) {
             let rig = Rig::resume(dir.path());
             let mut found = rig.tree();
             // What was acknowledged is there; the child may have died before.
-            if !found.has("0/third") && operation != "restore" {
+            let goes_back = ["restore", "rollback"].contains(&operation);
+            if !found.has("0/third") && !goes_back {
                 rig.head().write("0/third", "3");
                 found = rig.tree();
             }
-            if !found.has("0/third") && operation == "restore" && found != new {
+            if !found.has("0/third") && goes_back && found != new {
                 rig.head().write("0/third", "3");
                 found = rig.tree();
             }
@@ -191,7 +193,9 @@ fn apply_at_every_point(seen: &mut BTreeSet<&'static str>) {
 fn every_operation_at_every_point() {
     let mut seen = BTreeSet::new();
     apply_at_every_point(&mut seen);
-    for operation in ["merge", "step", "snapshot", "restore", "unmount", "remove"] {
+    for operation in [
+        "merge", "step", "snapshot", "restore", "rollback", "unmount", "remove",
+    ] {
         every_point(operation, &mut seen);
     }
     let missed: Vec<_> = failpoint::ALL

@@ -13,6 +13,7 @@ mod merges;
 mod program;
 mod random;
 mod rig;
+mod rollback;
 mod shapes;
 mod shell;
 mod snapshots;

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{ago, bytes, count, diff, line, table};
-use crate::stage::{BlameLine, Did, LayerKind, LayerReport, LogLine, StepEnd};
+use super::{after_going_back, ago, bytes, count, diff, line, table};
+use crate::stage::{BlameLine, Did, LayerKind, LayerReport, LogLine, RollbackReport, StepEnd};
 use crate::tree::shown::shown;
 
 /// The layers, one line each.
@@ -73,6 +73,29 @@ pub fn blame(lines: &[BlameLine]) -> String {
         ]
     });
     table(rows)
+}
+
+/// A stage that went back to a layer.
+pub fn rolled_back(report: &RollbackReport) -> String {
+    let mut text = String::new();
+    let layer = &report.layer;
+    if report.left.is_empty() {
+        line!(text, "the stage is as after {layer} already");
+    } else {
+        let left = report.left.join(", ");
+        line!(text, "the stage is as after {layer}; taken away: {left}");
+    }
+    if !report.steps.is_empty() {
+        line!(text, "steps taken away: {}", report.steps.join(", "));
+    }
+    let held = report.left.iter().filter(|id| !report.dropped.contains(id));
+    let held: Vec<&str> = held.map(String::as_str).collect();
+    if !held.is_empty() {
+        let held = held.join(", ");
+        line!(text, "still held by a snapshot or a step: {held}");
+    }
+    after_going_back(&mut text, &report.stranded, &report.notes);
+    text
 }
 
 fn made_by(kind: LayerKind, step: Option<&str>) -> String {

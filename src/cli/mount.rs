@@ -14,6 +14,7 @@ use crate::control::{STAGE_FILE, WhereStage, find, in_step, only_discarded};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
+use crate::merge::SuffixPattern;
 use crate::stage::{KEEP, Options, PolicyRule, State, bind, mapped};
 use crate::sys::location::lies_in;
 use crate::sys::{mount, mountinfo};
@@ -56,9 +57,14 @@ pub struct Arguments {
     /// after a conflict, or because it was interrupted, does not count, nor what waits in a group.
     #[arg(long, value_name = "N", default_value_t = KEEP, value_parser = clap::value_parser!(u32).range(1..))]
     keep: u32,
+    /// How keep-both names the later version. {path} is the path in conflict, {stem} and {ext} its
+    /// name up to the last dot and from there on, {step} the step: {stem}.{step}{ext} makes
+    /// junit.lint.xml of junit.xml [default: {path}.{step}]
+    #[arg(long, value_name = "PATTERN")]
+    keep_both_as: Option<SuffixPattern>,
     /// Bring back a stage whose state was kept, with the options it had; where it logs is said anew.
     #[arg(long, conflicts_with_all = [
-        "workspace", "shared_path", "from", "policy", "keep", "no_passthrough", "durable",
+        "workspace", "shared_path", "from", "policy", "keep", "keep_both_as", "no_passthrough", "durable",
         "resume_if_kept",
     ])]
     resume: bool,
@@ -212,6 +218,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         durable: arguments.durable,
         policies: arguments.policy.clone(),
         keep: arguments.keep,
+        keep_both_as: arguments.keep_both_as.clone().unwrap_or_default(),
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));

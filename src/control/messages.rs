@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{PROTOCOL, VERSION};
-use crate::merge::Policy;
+use crate::merge::{Policy, SuffixPattern};
 use crate::stage::StepView;
 use crate::stage::survivors::Survivor;
 
@@ -64,6 +64,9 @@ pub struct RunRequest {
     pub on_failure: OnFailure,
     /// One policy for every conflict, in place of those per path.
     pub on_conflict: Option<Policy>,
+    /// How `keep-both` names its version, in place of what the stage was mounted with.
+    #[serde(default)]
+    pub keep_both_as: Option<SuffixPattern>,
     /// How long what it leaves behind has to end by itself.
     pub grace_ms: u64,
 }
@@ -156,6 +159,9 @@ pub enum Request {
         steps: Vec<String>,
         /// One policy for every conflict.
         on_conflict: Option<Policy>,
+        /// How `keep-both` names their versions.
+        #[serde(default)]
+        keep_both_as: Option<SuffixPattern>,
         /// How long what is left in them has to end by itself.
         grace_ms: u64,
     },

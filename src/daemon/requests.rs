@@ -16,7 +16,7 @@ use crate::control::{
 };
 use crate::error::Error;
 use crate::export::{self, ApplyReport, ExportOptions, Wanted, target};
-use crate::stage::{Failure, Stage};
+use crate::stage::{Failure, Overrides, Stage};
 use crate::sys::location::lies_in;
 use crate::sys::mountinfo;
 use crate::tree::shown::shown;
@@ -233,10 +233,15 @@ impl Requests {
             Request::StepMerge {
                 steps,
                 on_conflict,
+                keep_both_as,
                 grace_ms,
             } => {
+                let overrides = Overrides {
+                    on_conflict,
+                    keep_both_as,
+                };
                 let grace = Duration::from_millis(grace_ms);
-                super::steps::merge(self, &steps, on_conflict, grace)
+                super::steps::merge(self, &steps, overrides, grace)
             }
             Request::StepKeep { step, grace_ms } => {
                 super::steps::keep(self, &step, Duration::from_millis(grace_ms))

@@ -13,9 +13,8 @@ use crate::control::{
     Connection, Ended, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };
 use crate::error::Error;
-use crate::merge::Policy;
 use crate::stage::survivors::{self, Survivor};
-use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Stage};
+use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Overrides, Stage};
 
 /// A view for a command that the client runs; when it has ended, or the client
 /// is gone, the step comes to its end.
@@ -195,8 +194,8 @@ impl RunEnd<'_> {
         let step = &self.run.step;
         let merged = match self.group.clone() {
             None => {
-                let policy = self.run.on_conflict;
-                self.stage.merge_succeeded(step, policy).map(Some)
+                let overrides = self.overrides();
+                self.stage.merge_succeeded(step, overrides).map(Some)
             }
             Some(group) => self.member_ended(&group, failed),
         };
@@ -280,10 +279,10 @@ impl RunEnd<'_> {
                 on_failure: on_failure.into(),
             },
         };
-        let policy = self.run.on_conflict;
+        let overrides = self.overrides();
         let merged = self
             .stage
-            .group_member_ended(group, &self.run.step, outcome, policy)?;
+            .group_member_ended(group, &self.run.step, outcome, overrides)?;
         if merged.is_none() {
             let groups = self.stage.status().groups;
             let waiting = groups.get(group).map(|group| {
@@ -295,6 +294,13 @@ impl RunEnd<'_> {
             self.add(&format!("group '{group}' is waiting for {waiting}"));
         }
         Ok(merged)
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides {
+            on_conflict: self.run.on_conflict,
+            keep_both_as: self.run.keep_both_as.clone(),
+        }
     }
 
     fn conflict(&mut self, report: &ConflictReport) {
@@ -351,7 +357,7 @@ pub fn exec(
 pub fn merge(
     requests: &Requests,
     steps: &[String],
-    on_conflict: Option<Policy>,
+    overrides: Overrides,
     grace: Duration,
 ) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
@@ -360,7 +366,7 @@ pub fn merge(
         views.extend(requests.steps.idle(step, true)?);
     }
     let ended = survivors::end(&views, grace)?;
-    let merged = stage.merge(steps, on_conflict);
+    let merged = stage.merge(steps, overrides);
     if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
         steps.iter().for_each(|step| requests.steps.remove(step));
     }

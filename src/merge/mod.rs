@@ -54,3 +54,4 @@ pub use delta::{Delta, Entry};
 pub use plan::{Action, JoinPlan, Links};
 pub use policy::{Policies, Policy, PolicyError};
 pub use session::{Inputs, Outcome};
+pub use suffix::SuffixPattern;

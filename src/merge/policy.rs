@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use globset::{GlobBuilder, GlobMatcher};
 use serde::{Deserialize, Serialize};
 
-use super::Class;
 use super::caches::CACHES;
+use super::{Class, SuffixPattern};
 
 /// What to do about a conflict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -80,6 +80,8 @@ pub enum PolicyError {
     Unknown(String),
     /// The glob does not parse: the pattern and the reason.
     Glob(String, String),
+    /// A [`SuffixPattern`] does not parse: the reason.
+    Suffix(String),
 }
 
 impl fmt::Display for PolicyError {
@@ -90,6 +92,7 @@ impl fmt::Display for PolicyError {
                 write!(f, "unknown conflict policy '{name}': it is one of {known}")
             }
             PolicyError::Glob(pattern, reason) => write!(f, "bad pattern '{pattern}': {reason}"),
+            PolicyError::Suffix(reason) => f.write_str(reason),
         }
     }
 }
@@ -120,6 +123,7 @@ pub struct Policies {
     mapped: Vec<PathBuf>,
     override_with: Option<Policy>,
     rules: Vec<Rule>,
+    keep_both_as: SuffixPattern,
 }
 
 impl Policies {
@@ -129,6 +133,7 @@ impl Policies {
             mapped,
             override_with: None,
             rules: Vec::new(),
+            keep_both_as: SuffixPattern::default(),
         }
     }
 
@@ -142,6 +147,17 @@ impl Policies {
     pub fn override_with(mut self, policy: Policy) -> Policies {
         self.override_with = Some(policy);
         self
+    }
+
+    /// Has `keep-both` name the later side's version so.
+    pub fn keep_both_as(mut self, pattern: SuffixPattern) -> Policies {
+        self.keep_both_as = pattern;
+        self
+    }
+
+    /// The names that `keep-both` can give a step's version, best first.
+    pub(super) fn names_beside(&self, path: &Path, step: &str) -> impl Iterator<Item = PathBuf> {
+        self.keep_both_as.names(path, step)
     }
 
     /// What decides a conflict of this class at this path of a delta.

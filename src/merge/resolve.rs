@@ -8,12 +8,12 @@ use super::overlap::{Group, outermost};
 use super::session::Session;
 use super::{
     Action, Change, Class, Compare, Conflict, Content, Deed, Hint, Party, Policy, Present, Side,
-    suffix,
 };
 use crate::tree::Kind;
 
 const NOT_APPENDED: &str = "the sides did not both append to one file";
-const NO_NAME: &str = "there is no name left for a second copy";
+const NO_PLACE: &str = "a mapped path has no directory to keep a second version in";
+const TOO_LONG: &str = "the name of a second version would be longer than 255 bytes";
 
 /// A conflict to be decided.
 struct Case<'a> {
@@ -242,7 +242,10 @@ impl<C: Compare> Session<'_, C> {
             if self.has(Side::Stage, path)? && self.has(Side::Step, path)? {
                 match self.free_name(path)? {
                     Some(name) => copies.push((path, name)),
-                    None => return Ok(Applied::Unresolved(Some(NO_NAME))),
+                    None if path.components().count() == 1 => {
+                        return Ok(Applied::Unresolved(Some(NO_PLACE)));
+                    }
+                    None => return Ok(Applied::Unresolved(Some(TOO_LONG))),
                 }
             }
         }
@@ -387,7 +390,7 @@ impl<C: Compare> Session<'_, C> {
     }
 
     fn free_name(&mut self, path: &Path) -> Result<Option<PathBuf>, C::Error> {
-        for name in suffix::names(path, self.step_name) {
+        for name in self.policies.names_beside(path, self.step_name) {
             if !self.given.contains(&name)
                 && !self.has(Side::Stage, &name)?
                 && !self.has(Side::Step, &name)?
@@ -404,7 +407,7 @@ impl<C: Compare> Session<'_, C> {
         let single = matches!(case.class, Class::Busy | Class::Link) || case.class.is_metadata();
         let mapped_itself = case.path.components().count() == 1;
         let policy = match reason {
-            Some(NO_NAME) => Policy::Last,
+            Some(NO_PLACE | TOO_LONG) => Policy::Last,
             _ if single || mapped_itself => Policy::Last,
             _ => Policy::KeepBoth,
         };

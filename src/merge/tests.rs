@@ -6,6 +6,7 @@ mod compose;
 mod policies;
 mod reports;
 mod stacking;
+mod suffixes;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};

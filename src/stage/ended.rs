@@ -2,8 +2,7 @@
 
 use super::state::{Phase, State, StepState};
 use super::steps::known_step;
-use super::{Failure, MergeReport, Stage};
-use crate::merge::Policy;
+use super::{Failure, MergeReport, Overrides, Stage};
 
 /// Why a step is kept that cannot be merged.
 pub(super) const STRANDED: &str =
@@ -25,10 +24,11 @@ impl Stage {
     pub fn merge_succeeded(
         &self,
         step: &str,
-        on_conflict: Option<Policy>,
+        overrides: impl Into<Overrides>,
     ) -> Result<MergeReport, Failure> {
         let _life = self.life.lock();
-        self.merge_possible(&[step.to_owned()], |_| on_conflict)
+        let overrides = overrides.into();
+        self.merge_possible(&[step.to_owned()], |_| overrides.clone())
     }
 
     fn is_stranded(&self, step: &str) -> Result<bool, Failure> {
@@ -41,7 +41,7 @@ impl Stage {
     pub(super) fn merge_possible(
         &self,
         steps: &[String],
-        on_conflict: impl Fn(&str) -> Option<Policy>,
+        overrides: impl Fn(&str) -> Overrides,
     ) -> Result<MergeReport, Failure> {
         let (mut possible, mut notes) = (Vec::new(), Vec::new());
         for step in steps {
@@ -64,7 +64,7 @@ impl Stage {
                 ..MergeReport::default()
             });
         }
-        match self.merge_locked(&possible, on_conflict) {
+        match self.merge_locked(&possible, overrides) {
             Ok(mut report) => {
                 report.notes.splice(0..0, notes);
                 Ok(report)

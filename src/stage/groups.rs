@@ -2,8 +2,7 @@
 
 use super::state::{Ended, GroupState, Phase, State};
 use super::steps::known_step;
-use super::{Failure, MergeReport, Stage, names};
-use crate::merge::Policy;
+use super::{Failure, MergeReport, Overrides, Stage, names};
 
 /// What a step that failed leaves behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +72,7 @@ impl Stage {
             members: members.to_vec(),
             ended: Default::default(),
             on_conflict: Default::default(),
+            keep_both_as: Default::default(),
         };
         next.groups.insert(name.to_owned(), group);
         next.finished.remove(name);
@@ -130,8 +130,8 @@ impl Stage {
 
     /// A member has ended: its layer is sealed, kept or dropped. The last one to
     /// end merges all that are to be merged, in declared order, in one commit,
-    /// and the group is gone. `None` while others have not ended. `on_conflict`
-    /// overrides every policy where this member is merged, whoever ends last.
+    /// and the group is gone. `None` while others have not ended. `overrides` apply
+    /// where this member is merged, whoever ends last.
     ///
     /// A member whose group was removed while it ran is merged by itself. Members
     /// that cannot be merged any more are kept; they are not among the report's
@@ -144,9 +144,10 @@ impl Stage {
         group: &str,
         step: &str,
         outcome: MemberOutcome,
-        on_conflict: Option<Policy>,
+        overrides: impl Into<Overrides>,
     ) -> Result<Option<MergeReport>, Failure> {
         let _life = self.life.lock();
+        let overrides = overrides.into();
         let is_member = is_member(&self.state.lock(), group, step);
         let ended = self.put_away(step, outcome)?;
         let mut next = self.state.lock().clone();
@@ -162,11 +163,14 @@ impl Stage {
                 // It was the last of which nothing is to be merged.
                 return Ok(Some(nothing_to_merge(group)));
             }
-            return self.end_without_group(group, step, ended, on_conflict);
+            return self.end_without_group(group, step, ended, overrides);
         };
         known.ended.insert(step.to_owned(), ended);
-        if let Some(policy) = on_conflict {
+        if let Some(policy) = overrides.on_conflict {
             known.on_conflict.insert(step.to_owned(), policy);
+        }
+        if let Some(pattern) = overrides.keep_both_as {
+            known.keep_both_as.insert(step.to_owned(), pattern);
         }
         let waits = known
             .members
@@ -208,13 +212,13 @@ impl Stage {
         group: &str,
         step: &str,
         ended: Ended,
-        on_conflict: Option<Policy>,
+        overrides: Overrides,
     ) -> Result<Option<MergeReport>, Failure> {
         let mut report = MergeReport::default();
         let note =
             format!("group '{group}' was removed while step '{step}' ran; it ends by itself");
         if ended == Ended::Merge {
-            report = self.merge_possible(&[step.to_owned()], |_| on_conflict)?;
+            report = self.merge_possible(&[step.to_owned()], |_| overrides.clone())?;
         }
         report.notes.insert(0, note);
         Ok(Some(report))
@@ -288,7 +292,7 @@ impl Stage {
         let merged = if steps.is_empty() {
             Ok(nothing_to_merge(name))
         } else {
-            self.merge_possible(&steps, |step| known.on_conflict.get(step).copied())
+            self.merge_possible(&steps, |step| known.overrides(step))
         };
         // On a conflict its members are kept, each to be merged on its own.
         if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
@@ -347,6 +351,7 @@ pub(super) fn member_begins(state: &mut State, step: &str) {
     for group in state.groups.values_mut() {
         group.ended.remove(step);
         group.on_conflict.remove(step);
+        group.keep_both_as.remove(step);
     }
 }
 

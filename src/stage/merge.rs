@@ -21,7 +21,9 @@ use super::steps::known_step;
 use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
 use crate::error::Result;
 use crate::layer::{OpenLayer, Stack, seal};
-use crate::merge::{Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, classify};
+use crate::merge::{
+    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, SuffixPattern, classify,
+};
 use crate::sys::at;
 
 /// What a merge did.
@@ -45,6 +47,24 @@ pub struct MergeReport {
     pub notes: Vec<String>,
 }
 
+/// What is said of the conflicts of one merge, in place of what the stage was mounted with.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// One policy for every conflict.
+    pub on_conflict: Option<Policy>,
+    /// How `keep-both` names the later version.
+    pub keep_both_as: Option<SuffixPattern>,
+}
+
+impl From<Option<Policy>> for Overrides {
+    fn from(on_conflict: Option<Policy>) -> Overrides {
+        Overrides {
+            on_conflict,
+            keep_both_as: None,
+        }
+    }
+}
+
 /// The writer of join layers: the stage itself.
 pub(super) const JOIN: &str = "join";
 
@@ -64,7 +84,7 @@ struct Prepared {
 
 impl Stage {
     /// Merges steps, in this order, all or none. Steps that are still open are
-    /// sealed first; `on_conflict` overrides every policy.
+    /// sealed first.
     ///
     /// # Errors
     /// [`Failure::Usage`] and [`Failure::NotFound`] for steps that cannot be
@@ -74,21 +94,22 @@ impl Stage {
     pub fn merge(
         &self,
         steps: &[String],
-        on_conflict: Option<Policy>,
+        overrides: impl Into<Overrides>,
     ) -> Result<MergeReport, Failure> {
         let _life = self.life.lock();
-        self.merge_locked(steps, |_| on_conflict)
+        let overrides = overrides.into();
+        self.merge_locked(steps, |_| overrides.clone())
     }
 
     pub(super) fn merge_locked(
         &self,
         steps: &[String],
-        on_conflict: impl Fn(&str) -> Option<Policy>,
+        overrides: impl Fn(&str) -> Overrides,
     ) -> Result<MergeReport, Failure> {
         check_order(&self.state.lock(), steps)?;
         let (mut policies, mut notes) = (Vec::new(), Vec::new());
         for step in steps {
-            policies.push(self.policies(on_conflict(step))?);
+            policies.push(self.policies(overrides(step))?);
             if known_step(&self.state.lock(), step)?.state == Phase::Open {
                 notes.extend(self.seal_as(step, Phase::Sealed, None)?);
             }
@@ -146,14 +167,15 @@ impl Stage {
         Ok(prepared.report)
     }
 
-    fn policies(&self, on_conflict: Option<Policy>) -> Result<Policies, Failure> {
+    fn policies(&self, overrides: Overrides) -> Result<Policies, Failure> {
         let options = self.options();
         let wrong = |error: crate::merge::PolicyError| Failure::Usage(error.to_string());
-        let mut policies = Policies::new(options.mapped);
+        let pattern = overrides.keep_both_as.unwrap_or(options.keep_both_as);
+        let mut policies = Policies::new(options.mapped).keep_both_as(pattern);
         for rule in &options.policies {
             policies = policies.rule(&rule.pattern, rule.policy).map_err(wrong)?;
         }
-        Ok(match on_conflict {
+        Ok(match overrides.on_conflict {
             Some(policy) => policies.override_with(policy),
             None => policies,
         })

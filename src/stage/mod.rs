@@ -67,7 +67,7 @@ pub use failure::{ConflictReport, Failure};
 pub use groups::{GroupEnd, MemberOutcome, OnFailure};
 pub use lease::Lent;
 pub use log::{LayerKind, LayerReport, LogLine, StepEnd};
-pub use merge::MergeReport;
+pub use merge::{MergeReport, Overrides};
 pub use rollback::RollbackReport;
 pub use sessions::{Invalidation, Session, Sessions};
 pub use shell::Shell;

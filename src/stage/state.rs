@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::{failpoint, reserve};
+use super::{Overrides, failpoint, reserve};
 use crate::error::{Context, Error, Result};
-use crate::merge::Policy;
+use crate::merge::{Policy, SuffixPattern};
 use crate::tree::Ino;
 
 /// The file's name in the state directory.
@@ -44,6 +44,8 @@ pub struct Options {
     pub policies: Vec<PolicyRule>,
     /// How many layers of steps that failed, or were put aside, are kept.
     pub keep: u32,
+    /// How `keep-both` names the later version.
+    pub keep_both_as: SuffixPattern,
 }
 
 impl Default for Options {
@@ -56,6 +58,7 @@ impl Default for Options {
             durable: false,
             policies: Vec::new(),
             keep: KEEP,
+            keep_both_as: SuffixPattern::default(),
         }
     }
 }
@@ -146,6 +149,19 @@ pub struct GroupState {
     /// The policy that a member brought for its own conflicts.
     #[serde(default)]
     pub on_conflict: BTreeMap<String, Policy>,
+    /// How `keep-both` names the version of a member that said so.
+    #[serde(default)]
+    pub keep_both_as: BTreeMap<String, SuffixPattern>,
+}
+
+impl GroupState {
+    /// What a member brought for its own conflicts.
+    pub(super) fn overrides(&self, member: &str) -> Overrides {
+        Overrides {
+            on_conflict: self.on_conflict.get(member).copied(),
+            keep_both_as: self.keep_both_as.get(member).cloned(),
+        }
+    }
 }
 
 /// The content of `stage.json`.

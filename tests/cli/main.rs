@@ -16,4 +16,5 @@ mod protocol;
 mod rig;
 mod rollback;
 mod shell;
+mod suffixes;
 mod untold;

@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use harness_fs::merge::{Conflict, Policy};
+use harness_fs::stage::Overrides;
 
 use crate::history::assert_blamed;
 use crate::rig::{Hand, Rig, Tree, names};
@@ -259,7 +260,11 @@ fn one_round_of_links(seed: u64) -> bool {
         Some(Policy::Last),
         Some(Policy::KeepBoth),
     ];
-    let policy = policy[seed as usize % 4];
+    let overrides = Overrides {
+        on_conflict: policy[seed as usize % 4],
+        // Before or behind the path, where everything is in order of names.
+        keep_both_as: (seed % 8 < 4).then(|| "{step}-{stem}{ext}".parse().unwrap()),
+    };
     let both = names(&["a", "b"]);
     let rig = Rig::new();
     // A step before, so that what the two start from has names in a layer too.
@@ -270,8 +275,8 @@ fn one_round_of_links(seed: u64) -> bool {
     rig.begin("a");
     rig.begin("b");
     let (a, b) = (rig.try_to_run("a", &a), rig.try_to_run("b", &b));
-    println!("seed {seed}: a {a:?}, b {b:?}, {policy:?}");
-    let clean = match rig.stage.merge(&both, policy) {
+    println!("seed {seed}: a {a:?}, b {b:?}, {overrides:?}");
+    let clean = match rig.stage.merge(&both, overrides) {
         Ok(report) => report.conflicts.is_empty(),
         Err(_) => {
             rig.stage.merge(&both, Some(Policy::Last)).unwrap();

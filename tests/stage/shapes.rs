@@ -1,7 +1,7 @@
 //! Random steps in which files become directories and directories files, while they are linked.
 
 use harness_fs::merge::Policy;
-use harness_fs::stage::Failure;
+use harness_fs::stage::{Failure, Overrides};
 
 use crate::random::{Dice, pick};
 use crate::rig::{Rig, names};
@@ -69,9 +69,14 @@ fn one_round_of_shapes(seed: u64) -> bool {
             Some(Policy::Last),
             Some(Policy::KeepBoth),
         ];
-        let policy = policies[dice.roll(4)];
-        println!("seed {seed}: {step} {policy:?}");
-        match rig.stage.merge(&names(&[step]), policy) {
+        let overrides = Overrides {
+            on_conflict: policies[dice.roll(4)],
+            keep_both_as: seed
+                .is_multiple_of(2)
+                .then(|| "{step}-{stem}{ext}".parse().unwrap()),
+        };
+        println!("seed {seed}: {step} {overrides:?}");
+        match rig.stage.merge(&names(&[step]), overrides) {
             Ok(report) => clean &= report.conflicts.is_empty(),
             Err(Failure::Conflict(_)) => clean = false,
             Err(failure) => panic!("{step}: {failure}"),

@@ -6,7 +6,7 @@ use crate::cli::output::{Trouble, show};
 use crate::cli::place::Place;
 use crate::cli::policy;
 use crate::control::Request;
-use crate::merge::Policy;
+use crate::merge::{Policy, SuffixPattern};
 
 /// Merge steps into the stage, all or none, in the order given.
 ///
@@ -17,7 +17,8 @@ use crate::merge::Policy;
 #[command(after_help = "\
 Examples:
   harness-fs step merge build
-  harness-fs step merge unit lint --on-conflict last")]
+  harness-fs step merge unit lint --on-conflict last
+  harness-fs step merge unit lint --on-conflict keep-both --keep-both-as '{stem}.{step}{ext}'")]
 pub struct Arguments {
     /// The steps.
     #[arg(value_name = "NAME", required = true)]
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// What to do about every path that both sides changed.
     #[arg(long, value_name = "POLICY", value_parser = policy::parser())]
     on_conflict: Option<Policy>,
+    /// How keep-both names their versions in this merge; see `mount` [default: as mounted].
+    #[arg(long, value_name = "PATTERN")]
+    keep_both_as: Option<SuffixPattern>,
     /// How long processes left in the steps have to end before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
@@ -41,6 +45,7 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let request = Request::StepMerge {
         steps: arguments.steps,
         on_conflict: arguments.on_conflict,
+        keep_both_as: arguments.keep_both_as,
         grace_ms: policy::millis(arguments.grace),
     };
     show(place.ask(&request)?, arguments.json)

@@ -12,7 +12,7 @@ use crate::cli::place::Place;
 use crate::cli::policy;
 use crate::cli::running::{self, Limits};
 use crate::control::{Ended, OnFailure, Reply, Request, RunRequest};
-use crate::merge::Policy;
+use crate::merge::{Policy, SuffixPattern};
 use crate::stage::survivors;
 
 /// Run a command in a private view of the stage; merge its changes if it succeeds.
@@ -50,6 +50,9 @@ pub struct Arguments {
     /// What to do about every path that both sides changed [default: by path, else fail].
     #[arg(long, value_name = "POLICY", value_parser = policy::parser())]
     on_conflict: Option<Policy>,
+    /// How keep-both names its version; see `mount` [default: as mounted].
+    #[arg(long, value_name = "PATTERN")]
+    keep_both_as: Option<SuffixPattern>,
     /// How long processes it leaves behind have to end before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
@@ -81,6 +84,7 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         group: arguments.group.clone(),
         on_failure: arguments.on_failure,
         on_conflict: arguments.on_conflict,
+        keep_both_as: arguments.keep_both_as.clone(),
         grace_ms: policy::millis(arguments.grace),
     });
     let (view, others) = match client.ask(&request)? {

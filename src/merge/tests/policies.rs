@@ -128,28 +128,3 @@ fn names_of_policies() {
         Err(PolicyError::Glob(..))
     ));
 }
-
-#[test]
-fn taken_names_are_passed_over() {
-    let both = Case::new().stage("0/f", added()).step("0/f", added());
-    let case = both.clone().base("0/f.lint").step("0/f.lint.2", added());
-    let expected = ["take stage 0/f", "take step 0/f as 0/f.lint.3"];
-    assert_eq!(case.actions(Policy::KeepBoth).unwrap(), expected);
-    // A name that is free again is free.
-    let case = both
-        .base("0/f.lint")
-        .stage("0/f.lint", deleted(Kind::File))
-        .step("0/f.lint", deleted(Kind::File));
-    let expected = ["take stage 0/f", "take step 0/f as 0/f.lint"];
-    assert_eq!(case.actions(Policy::KeepBoth).unwrap(), expected);
-}
-
-#[test]
-fn keep_both_needs_a_name() {
-    // Next to a mapped file there is nothing of ours.
-    let case = Case::new().stage("2", changed()).step("2", changed());
-    assert_eq!(case.actions(Policy::KeepBoth), None);
-    let long = format!("0/{}", "x".repeat(251));
-    let case = Case::new().stage(&long, added()).step(&long, added());
-    assert_eq!(case.actions(Policy::KeepBoth), None);
-}

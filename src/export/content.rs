@@ -21,7 +21,7 @@ use super::sparse::SparseReader;
 use super::tar::{Member, TarWriter, What};
 use crate::error::{Context, Error, Result};
 use crate::layer::{Stack, Visit, walk};
-use crate::tree::union::{Entry, Found, Part};
+use crate::tree::union::{self, Entry, Found, Part};
 use crate::tree::{Ino, Kind};
 
 /// Begins the names of markers.
@@ -54,6 +54,8 @@ enum Source {
 
 /// One layer on its way into an archive.
 pub struct LayerContent<'a> {
+    /// All layers.
+    whole: &'a Stack,
     /// The layers up to this one.
     stack: Stack,
     index: usize,
@@ -78,7 +80,7 @@ impl<'a> LayerContent<'a> {
     /// The layer `index` of `stack`, of which the layers from `first` up are
     /// exported.
     pub fn new(
-        stack: &Stack,
+        stack: &'a Stack,
         index: usize,
         first: usize,
         mapped: &'a [PathBuf],
@@ -86,6 +88,7 @@ impl<'a> LayerContent<'a> {
         findings: &'a mut Findings,
     ) -> LayerContent<'a> {
         LayerContent {
+            whole: stack,
             stack: stack.below(index + 1),
             index,
             first,
@@ -216,6 +219,9 @@ impl<'a> LayerContent<'a> {
                 }
                 continue;
             };
+            if self.is_lost(&path, &found)? {
+                continue;
+            }
             if name.as_bytes().starts_with(WHITEOUT) {
                 self.leave_out(&path, "image layers cannot hold names that begin with .wh.");
             } else if found.attr.kind == Kind::Socket {
@@ -282,6 +288,16 @@ impl<'a> LayerContent<'a> {
         let covered = above || opaque;
         let found = Found { attr, marks, parts };
         Ok(Some((found, Source::Own { covered }, opaque)))
+    }
+
+    /// Whether a copy of metadata only has no content any more: another step removed the file, and
+    /// their merge has decided further up what is there.
+    fn is_lost(&self, path: &Path, found: &Found) -> Result<bool> {
+        if !found.marks.metacopy || union::content(&self.stack, found)?.is_some() {
+            return Ok(false);
+        }
+        let shown = self.whole.find(path)?;
+        Ok(shown.is_none_or(|shown| shown.parts[0].layer > self.index))
     }
 
     fn withheld(&self, path: &Path, found: &Found) -> Result<Option<String>> {

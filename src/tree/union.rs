@@ -177,7 +177,8 @@ pub fn resolve<S: LayerSet + ?Sized>(
 
 /// Where the content of a file lies: follows metadata-only copies down.
 ///
-/// `None` means that the content is gone, which only a damaged layer can cause.
+/// `None` means that the content is gone: in a whole stack the work of a damaged layer, in a part
+/// of one also of a merge, if another step removed the file and what became of it lies further up.
 ///
 /// # Errors
 /// What the layers report.

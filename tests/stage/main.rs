@@ -12,6 +12,7 @@ mod life;
 mod links;
 mod merges;
 mod program;
+mod properties;
 mod random;
 mod rig;
 mod rollback;

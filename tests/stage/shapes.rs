@@ -22,7 +22,7 @@ const PLACES: &[&str] = &[
     "0/x",
 ];
 
-fn shape(dice: &mut Dice, writer: &str) -> String {
+pub fn shape(dice: &mut Dice, writer: &str) -> String {
     let (a, b) = (pick(dice, PLACES), pick(dice, PLACES));
     match dice.roll(16) {
         0..=2 => format!("ln {a} {b}"),

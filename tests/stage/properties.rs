@@ -1,0 +1,174 @@
+//! What is true of every merge: of what it changes, and of what leaves the stage after it.
+
+use std::path::{Path, PathBuf};
+
+use harness_fs::export::{Destination, ExportOptions, export, import};
+use harness_fs::layer::Inos;
+use harness_fs::merge::Policy;
+use harness_fs::stage::{DiffLine, Options, Stage};
+
+use crate::random::Dice;
+use crate::rig::{Fakes, Rig, Tree, mapped, names};
+use crate::shapes::shape;
+
+fn rounds(usual: u64) -> u64 {
+    std::env::var("HARNESS_FS_ROUNDS").map_or(usual, |n| n.parse().unwrap())
+}
+
+/// Begins a step that does something at random, and seals it.
+fn random_step(rig: &Rig, dice: &mut Dice, step: &str) {
+    let count = 1 + dice.roll(6);
+    let commands: Vec<String> = (0..count).map(|_| shape(dice, step)).collect();
+    let done = rig.try_to_run(step, &commands);
+    println!("  {step} {done:?}");
+    rig.stage.seal_step(step).unwrap();
+}
+
+fn diff(rig: &Rig, of: Option<&str>) -> Vec<DiffLine> {
+    rig.stage.diff(of).unwrap()
+}
+
+/// Merged onto what it began on, a step changes what it has changed.
+#[test]
+fn a_merge_of_one_is_the_step_and_so_is_its_diff() {
+    for seed in 1..=rounds(20) {
+        println!("seed {seed}");
+        let rig = Rig::new();
+        rig.begin("a");
+        random_step(&rig, &mut Dice(seed), "a");
+        let of_step = diff(&rig, Some("a"));
+        let report = rig.stage.merge(&names(&["a"]), None).unwrap();
+        assert!(report.conflicts.is_empty() && report.join_layers.is_empty());
+        assert_eq!(diff(&rig, None), of_step);
+        assert_eq!(diff(&rig, Some("a")), of_step);
+    }
+}
+
+/// Merged onto what others have changed without a conflict, too; but for what they did alike.
+#[test]
+fn a_clean_merge_changes_what_the_step_has_changed() {
+    let mut clean = 0;
+    let rounds = rounds(40);
+    for seed in 1..=rounds {
+        println!("seed {seed}");
+        let mut dice = Dice(seed);
+        let rig = Rig::new();
+        rig.begin("a");
+        rig.begin("b");
+        random_step(&rig, &mut dice, "a");
+        random_step(&rig, &mut dice, "b");
+        rig.stage.merge(&names(&["b"]), None).unwrap();
+        let (of_step, before) = (diff(&rig, Some("a")), rig.tree());
+        match rig.stage.merge(&names(&["a"]), None) {
+            Ok(report) if report.conflicts.is_empty() => clean += 1,
+            _ => continue,
+        }
+        let (of_merge, after) = (diff(&rig, Some("a")), rig.tree());
+        let in_tree = |line: &DiffLine| in_tree(&rig, &line.path);
+        let changed = |line: &&DiffLine| {
+            before.0.get(&in_tree(line)).map(|line| without_links(line))
+                != after.0.get(&in_tree(line)).map(|line| without_links(line))
+        };
+        let key = |line: &DiffLine| (line.path.clone(), format!("{:?}", line.change), line.kind);
+        let expected: Vec<_> = of_step.iter().filter(changed).map(key).collect();
+        let is: Vec<_> = of_merge.iter().map(key).collect();
+        assert_eq!(is, expected);
+    }
+    assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
+}
+
+fn in_tree(rig: &Rig, path: &Path) -> String {
+    let mapped = mapped(&rig.dir);
+    let (index, rest) = (0..)
+        .zip(&mapped)
+        .find_map(|(index, root)| Some((index, path.strip_prefix(root).ok()?)))
+        .unwrap();
+    Path::new(&format!("{index}"))
+        .join(rest)
+        .to_str()
+        .unwrap()
+        .to_owned()
+}
+
+/// A line of a tree without what other names the file has: those are no change of it.
+fn without_links(line: &str) -> String {
+    let (attr, file) = line.split_once(" nlink ").unwrap_or((line, ""));
+    let text = file.split_once('"').map_or("", |(_, text)| text);
+    format!("{attr} {text}")
+}
+
+/// What a merge shows is what an image of it has, wherever that is unpacked.
+#[test]
+fn a_merged_tree_comes_back_from_its_image() {
+    for seed in 1..=rounds(8) {
+        println!("seed {seed}");
+        let mut dice = Dice(seed);
+        let rig = Rig::new();
+        let steps = names(&["a", "b", "c"]);
+        steps.iter().for_each(|step| rig.begin(step));
+        for step in &steps {
+            random_step(&rig, &mut dice, step);
+        }
+        let policies = [Policy::First, Policy::Last, Policy::KeepBoth];
+        let policy = policies[dice.roll(3)];
+        rig.stage.merge(&steps, Some(policy)).unwrap();
+        let merged = rig.tree();
+        assert_eq!(unpacked(&rig, &rig.dir.join("layout")), merged, "{policy}");
+    }
+}
+
+/// The layer of a step has no content of a file that it did not change, and a sibling's takes it
+/// away: the step's could not be exported.
+#[test]
+fn what_a_sibling_removed_is_in_no_layer_of_an_image() {
+    for removes in ["rm 0/log", "rm -r 0/docs", "rm 0/docs/b; mkdir 0/docs/b"] {
+        let rig = Rig::new();
+        rig.begin("a");
+        rig.begin("b");
+        rig.run("a", removes);
+        rig.run("b", "touch 0/log; touch 0/docs/b; write 0/new new");
+        let report = rig.stage.merge(&names(&["a", "b"]), None).unwrap();
+        assert!(report.conflicts.is_empty(), "{removes}");
+        let merged = rig.tree();
+        assert_eq!(unpacked(&rig, &rig.dir.join("layout")), merged, "{removes}");
+    }
+}
+
+/// Exports the stage, and mounts the image where there was nothing.
+fn unpacked(rig: &Rig, layout: &Path) -> Tree {
+    rig.stage.snapshot_create("now").unwrap();
+    let (stack, _) = rig.stage.stack_of_snapshot("now").unwrap();
+    let mapped: Vec<PathBuf> = mapped(&rig.dir);
+    let options = ExportOptions {
+        name: "now".to_owned(),
+        ..ExportOptions::default()
+    };
+    let own_base = rig.stage.own_base();
+    export(&stack, own_base, &mapped, layout, options, &|| Ok(())).unwrap();
+
+    let state = rig.dir.join("other");
+    let inos = Inos::new(1);
+    let target = Destination {
+        layers: &state.join("layers"),
+        mapped: &mapped,
+        inos: &inos,
+        wanted: &|| Ok(()),
+    };
+    let mut count = 0;
+    let mut id = |name: &str| {
+        count += 1;
+        format!("{count:06}-{name}")
+    };
+    std::fs::create_dir(&state).unwrap();
+    let imported = import(layout, target, &mut id).unwrap();
+    assert!(imported.has_base);
+    let options = Options {
+        name: "other".to_owned(),
+        mapped,
+        ..Options::default()
+    };
+    let sessions = std::sync::Arc::new(Fakes::default());
+    let other = Stage::create(&state, options, imported.layers, false, sessions).unwrap();
+    other.open_stage_view().unwrap();
+    Tree::of(&other.current_stack().unwrap())
+}

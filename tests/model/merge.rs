@@ -6,6 +6,8 @@
 //! the composition of deltas are checked against what a user would see.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "merge/git.rs"]
+mod git;
 #[path = "merge/layers.rs"]
 mod layers;
 #[path = "merge/links.rs"]

@@ -19,7 +19,12 @@ fn policies(policy: Option<Policy>) -> Policies {
     }
 }
 
-fn merge(model: &mut Model<'_>, stage: &Delta, step: &Delta, policy: Option<Policy>) -> Outcome {
+pub fn merge(
+    model: &mut Model<'_>,
+    stage: &Delta,
+    step: &Delta,
+    policy: Option<Policy>,
+) -> Outcome {
     let inputs = Inputs {
         stage,
         step,
@@ -28,6 +33,14 @@ fn merge(model: &mut Model<'_>, stage: &Delta, step: &Delta, policy: Option<Poli
         policies: &policies(policy),
     };
     classify(&inputs, model).unwrap()
+}
+
+/// What two trees merge to, if nothing is in conflict.
+fn clean(base: &Tree, stage: &Tree, step: &Tree) -> Option<Tree> {
+    let (stage_delta, step_delta) = (delta(base, stage, "stage"), delta(base, step, "step"));
+    let mut model = Model { base, stage, step };
+    let plan = merge(&mut model, &stage_delta, &step_delta, Some(Policy::Fail)).plan?;
+    Some(joined(&stacked(stage, &step_delta, step), &plan, &model))
 }
 
 /// Path by path: what one side changed against the base holds. `None` where both did.
@@ -196,6 +209,15 @@ proptest! {
             let merged = joined(&stacked(&stage, &step_delta, &step), &plan, &model);
             prop_assert_eq!(merged.seen(), stage.after(&later).seen());
         }
+    }
+
+    /// Three steps merge to one tree, or not at all, whichever two of them are taken first.
+    #[test]
+    fn merging_is_associative(base in base(), a in ops(5), b in ops(5), c in ops(5)) {
+        let (a, b, c) = (base.after(&a), base.after(&b), base.after(&c));
+        let left = clean(&base, &a, &b).and_then(|ab| clean(&base, &ab, &c));
+        let right = clean(&base, &b, &c).and_then(|bc| clean(&base, &a, &bc));
+        prop_assert_eq!(left.map(|tree| tree.seen()), right.map(|tree| tree.seen()));
     }
 
     /// A merge onto an unchanged stage is the step itself.

@@ -59,6 +59,11 @@ impl Program {
             ["rm", "-r", path] => self.remove_all(path),
             ["mv", from, to] => self.rename(from, to, RenameMode::Replace),
             ["exchange", a, b] => self.rename(a, b, RenameMode::Exchange),
+            ["ln", "-s", target, path] => {
+                let (parent, name) = self.place(path)?;
+                let made = self.0.symlink(parent, name, target.as_ref(), &CALLER);
+                made.map(drop).map_err(|error| error.errno())
+            }
             ["mkdir", path] => {
                 let (parent, name) = self.place(path)?;
                 let made = self.0.mkdir(parent, name, 0o755, &CALLER);
@@ -74,6 +79,10 @@ impl Program {
             ["chmod", mode, path] => {
                 let perm = u32::from_str_radix(mode, 8).unwrap();
                 self.set(path, |set| set.perm = Some(perm))
+            }
+            ["chown", owner, path] => {
+                let uid = owner.parse().unwrap();
+                self.set(path, |set| set.uid = Some(uid))
             }
             ["touch", path] => self.set(path, |set| set.mtime = Some(SetTime::Now)),
             _ => panic!("{command}: no such command"),

@@ -97,6 +97,34 @@ fn without_links(line: &str) -> String {
     format!("{attr} {text}")
 }
 
+/// Without a conflict the order does not matter, of names of one file neither.
+#[test]
+fn clean_merges_give_one_tree_in_any_order() {
+    let mut clean = 0;
+    let rounds = rounds(20);
+    for seed in 1..=rounds {
+        println!("seed {seed}");
+        let trees = ["abc", "bca", "cba"].map(|order| {
+            let rig = Rig::new();
+            let steps = names(&["a", "b", "c"]);
+            steps.iter().for_each(|step| rig.begin(step));
+            let mut dice = Dice(seed);
+            for step in &steps {
+                random_step(&rig, &mut dice, step);
+            }
+            let clean = order.chars().all(|step| {
+                let merged = rig.stage.merge(&[step.to_string()], None);
+                merged.is_ok_and(|report| report.conflicts.is_empty())
+            });
+            clean.then(|| rig.tree())
+        });
+        assert_eq!(trees[0], trees[1]);
+        assert_eq!(trees[0], trees[2]);
+        clean += u64::from(trees[0].is_some());
+    }
+    assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
+}
+
 /// What a merge shows is what an image of it has, wherever that is unpacked.
 #[test]
 fn a_merged_tree_comes_back_from_its_image() {

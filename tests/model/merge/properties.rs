@@ -192,6 +192,8 @@ proptest! {
         let mut model = Model { base: &base, stage: &step, step: &stage };
         let back = merge(&mut model, &step_delta, &stage_delta, Some(Policy::Fail));
         prop_assert_eq!(there.plan.is_some(), back.plan.is_some(), "{:?} {:?}", there, back);
+        let seen = |tree: Option<Tree>| tree.map(|tree| tree.seen());
+        prop_assert_eq!(seen(clean(&base, &stage, &step)), seen(clean(&base, &step, &stage)));
     }
 
     /// A step that looks at nothing that the stage changed merges as if it had run afterwards.

@@ -31,7 +31,7 @@ fn diff(rig: &Rig, of: Option<&str>) -> Vec<DiffLine> {
 /// Merged onto what it began on, a step changes what it has changed.
 #[test]
 fn a_merge_of_one_is_the_step_and_so_is_its_diff() {
-    for seed in 1..=rounds(20) {
+    for seed in 1..=rounds(12) {
         println!("seed {seed}");
         let rig = Rig::new();
         rig.begin("a");
@@ -48,7 +48,7 @@ fn a_merge_of_one_is_the_step_and_so_is_its_diff() {
 #[test]
 fn a_clean_merge_changes_what_the_step_has_changed() {
     let mut clean = 0;
-    let rounds = rounds(40);
+    let rounds = rounds(30);
     for seed in 1..=rounds {
         println!("seed {seed}");
         let mut dice = Dice(seed);
@@ -101,7 +101,7 @@ fn without_links(line: &str) -> String {
 #[test]
 fn clean_merges_give_one_tree_in_any_order() {
     let mut clean = 0;
-    let rounds = rounds(20);
+    let rounds = rounds(12);
     for seed in 1..=rounds {
         println!("seed {seed}");
         let trees = ["abc", "bca", "cba"].map(|order| {
@@ -128,7 +128,7 @@ fn clean_merges_give_one_tree_in_any_order() {
 /// What a merge shows is what an image of it has, wherever that is unpacked.
 #[test]
 fn a_merged_tree_comes_back_from_its_image() {
-    for seed in 1..=rounds(8) {
+    for seed in 1..=rounds(6) {
         println!("seed {seed}");
         let mut dice = Dice(seed);
         let rig = Rig::new();

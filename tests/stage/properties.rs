@@ -149,12 +149,22 @@ fn a_merged_tree_comes_back_from_its_image() {
 /// away: the step's could not be exported.
 #[test]
 fn what_a_sibling_removed_is_in_no_layer_of_an_image() {
-    for removes in ["rm 0/log", "rm -r 0/docs", "rm 0/docs/b; mkdir 0/docs/b"] {
+    for removes in [
+        "rm 0/log",
+        "rm -r 0/docs",
+        "rm 0/docs/b; mkdir 0/docs/b",
+        "rm 0/README",
+        "rm 0/README2",
+        "replace 0/README of-a",
+    ] {
         let rig = Rig::new();
         rig.begin("a");
         rig.begin("b");
         rig.run("a", removes);
-        rig.run("b", "touch 0/log; touch 0/docs/b; write 0/new new");
+        rig.run(
+            "b",
+            "touch 0/log; touch 0/docs/b; touch 0/README; write 0/new new",
+        );
         let report = rig.stage.merge(&names(&["a", "b"]), None).unwrap();
         assert!(report.conflicts.is_empty(), "{removes}");
         let merged = rig.tree();

@@ -2,6 +2,7 @@
 //! is written into the open layers directly. Needs root, as layers do.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod blame;
 mod cases;
 mod crashes;
 mod descriptors;

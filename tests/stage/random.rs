@@ -6,7 +6,7 @@ use std::path::Path;
 use harness_fs::merge::{Conflict, Policy};
 use harness_fs::stage::Overrides;
 
-use crate::history::assert_blamed;
+use crate::blame::assert_blamed;
 use crate::rig::{Hand, Rig, Tree, names};
 
 /// Numbers that are the same in every run (Knuth's MMIX generator).

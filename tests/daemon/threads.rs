@@ -11,7 +11,8 @@ use crate::rig::{Ran, Rig, alone, start};
 struct Pids(PathBuf);
 
 impl Pids {
-    fn new(name: &str) -> Pids {
+    /// Named as the rig's directory, which is nobody else's.
+    fn new(rig: &Rig) -> Pids {
         let (v1, v2) = (
             Path::new("/sys/fs/cgroup/pids"),
             Path::new("/sys/fs/cgroup"),
@@ -19,7 +20,7 @@ impl Pids {
         let top = if v1.is_dir() { v1 } else { v2 };
         // Of version 2: where the controller is not handed down yet.
         let _ = fs::write(top.join("cgroup.subtree_control"), "+pids");
-        let dir = top.join(format!("harness-fs-{name}-{}", std::process::id()));
+        let dir = top.join(rig.path().file_name().unwrap());
         fs::create_dir(&dir).unwrap();
         let pids = Pids(dir);
         assert_eq!(pids.read("pids.max"), "max");
@@ -71,7 +72,7 @@ impl Drop for Pids {
 #[test]
 fn a_step_without_the_threads_for_its_view_is_refused_and_harms_nobody() {
     alone(|rig| {
-        let pids = Pids::new("step");
+        let pids = Pids::new(rig);
         let ws = rig.ws();
         let mounted = pids.run(rig, &["mount", "--workspace", ws.to_str().unwrap()]);
         assert_eq!(mounted.code, 0, "{mounted:?}");
@@ -100,7 +101,7 @@ fn a_step_without_the_threads_for_its_view_is_refused_and_harms_nobody() {
 #[test]
 fn a_stage_without_the_threads_for_it_is_not_mounted_and_leaves_nothing() {
     alone(|rig| {
-        let pids = Pids::new("mount");
+        let pids = Pids::new(rig);
         let ws = rig.ws();
         let (mut refused, mut done) = (0, 0);
         // The first is the command itself.

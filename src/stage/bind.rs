@@ -6,7 +6,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::libc;
 
 use super::{Failure, occupants};
 use crate::error::{Context, Error, Result};
@@ -161,20 +160,16 @@ fn remove_dead(mapped: &[PathBuf]) -> Result<()> {
 }
 
 /// Whether nobody serves the mount here any more. A daemon that does not
-/// answer (stopped, say) is alive; asking it must not hang us.
+/// answer (stopped, say) is alive; asking it must not hang us. It is asked for what
+/// the kernel never keeps: attributes it would give of a dead mount as well.
 fn is_dead(path: &Path) -> bool {
     let (sender, answer) = mpsc::channel();
     let path = path.to_path_buf();
     std::thread::spawn(move || {
-        let _ = sender.send(std::fs::symlink_metadata(path));
+        let _ = sender.send(nix::sys::statfs::statfs(&path).map(drop));
     });
-    let dead = |error: &std::io::Error| {
-        matches!(
-            error.raw_os_error(),
-            Some(libc::ENOTCONN | libc::ECONNABORTED)
-        )
-    };
-    matches!(answer.recv_timeout(ALIVE), Ok(Err(error)) if dead(&error))
+    let answer = answer.recv_timeout(ALIVE);
+    matches!(answer, Ok(Err(Errno::ENOTCONN | Errno::ECONNABORTED)))
 }
 
 /// Makes the mapped paths that are missing, as what the layers have there: the

@@ -353,6 +353,8 @@ fn in_the_foreground_as_the_first_process() {
 fn what_a_killed_container_left_is_taken_away() {
     alone(|rig| {
         rig.mount();
+        // What the kernel knows of it is no sign of life.
+        fs::metadata(rig.ws()).unwrap();
         let daemon = rig.daemon();
         daemon.supervisor.signal(Signal::SIGSTOP).unwrap();
         daemon.server.signal(Signal::SIGKILL).unwrap();

@@ -80,7 +80,7 @@ pub enum Problem {
     NoStage(String),
     /// Its daemon is gone.
     Gone(String),
-    /// It speaks another version.
+    /// It speaks another protocol.
     Version(String),
     /// Something else.
     Other(Error),

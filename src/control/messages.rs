@@ -10,14 +10,27 @@ use crate::merge::{Policy, SuffixPattern};
 use crate::stage::StepView;
 use crate::stage::survivors::Survivor;
 
+/// How long processes that are left have to end, where a client does not say.
+const GRACE_MS: u64 = 10_000;
+
+fn grace_ms() -> u64 {
+    GRACE_MS
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// The first message each way. Frozen; a later version may add fields.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     /// The protocol it speaks.
     pub protocol: u32,
-    /// The version of its package.
+    /// Which program of which version it is, for people.
+    #[serde(default)]
     pub version: String,
     /// Its process.
+    #[serde(default)]
     pub pid: i32,
     /// The daemon's supervisor, whose end is the end of everything.
     #[serde(default)]
@@ -37,15 +50,16 @@ impl Hello {
 
     /// Whether the other side can be told everything.
     pub fn fits(&self, other: &Hello) -> bool {
-        self.protocol == other.protocol && self.version == other.version
+        self.protocol == other.protocol
     }
 }
 
 /// What becomes of a step that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnFailure {
     /// Forget what it did: the stage stays as it was.
+    #[default]
     Discard,
     /// Keep its layer aside, to look at, merge or discard later.
     Keep,
@@ -53,14 +67,16 @@ pub enum OnFailure {
     Merge,
 }
 
-/// A step that the command line is going to run.
+/// A step that the client is going to run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunRequest {
     /// Its name.
     pub step: String,
     /// The group it is a member of.
     pub group: Option<String>,
     /// What becomes of it when it fails.
+    #[serde(default)]
     pub on_failure: OnFailure,
     /// One policy for every conflict, in place of those per path.
     pub on_conflict: Option<Policy>,
@@ -68,19 +84,23 @@ pub struct RunRequest {
     #[serde(default)]
     pub keep_both_as: Option<SuffixPattern>,
     /// How long what it leaves behind has to end by itself.
+    #[serde(default = "grace_ms")]
     pub grace_ms: u64,
 }
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Ended {
     /// Whether it could be started at all.
+    #[serde(default = "yes")]
     pub started: bool,
     /// What the shell would report: its exit code, 128+N for a signal.
     pub exit_code: u8,
     /// The signal that ended it.
     pub signal: Option<i32>,
     /// Whether it was ended for taking too long.
+    #[serde(default)]
     pub timed_out: bool,
 }
 
@@ -103,20 +123,26 @@ impl From<OnFailure> for crate::stage::OnFailure {
 
 /// A snapshot that is to leave.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ExportRequest {
     /// Its name.
     pub snapshot: String,
     /// The directory of the layout.
     pub to: PathBuf,
     /// Leave the base out.
+    #[serde(default)]
     pub without_base: bool,
     /// Secret files that may leave all the same.
+    #[serde(default)]
     pub allow_secret: Vec<String>,
 }
 
 /// What a client asks for.
+///
+/// A field that is not known is refused: without it something else would be
+/// done than the client means.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     /// What the stage is doing. Frozen.
     Status {},
@@ -151,6 +177,7 @@ pub enum Request {
         /// Its name.
         step: String,
         /// How long what is left in the copy has to end by itself.
+        #[serde(default = "grace_ms")]
         grace_ms: u64,
     },
     /// Merge steps, all or none, in this order.
@@ -163,6 +190,7 @@ pub enum Request {
         #[serde(default)]
         keep_both_as: Option<SuffixPattern>,
         /// How long what is left in them has to end by itself.
+        #[serde(default = "grace_ms")]
         grace_ms: u64,
     },
     /// Put an open step aside, without a merge.
@@ -170,6 +198,7 @@ pub enum Request {
         /// Its name.
         step: String,
         /// How long what is left in it has to end by itself.
+        #[serde(default = "grace_ms")]
         grace_ms: u64,
     },
     /// Forget what a step did.
@@ -177,6 +206,7 @@ pub enum Request {
         /// Its name.
         step: String,
         /// How long what is left in it has to end by itself.
+        #[serde(default = "grace_ms")]
         grace_ms: u64,
     },
     /// The steps there are.
@@ -198,7 +228,7 @@ pub enum Request {
         /// Its members, in the order of the merge.
         members: Vec<String>,
     },
-    /// What changed: in the stage, a step, up to a snapshot or between two moments.
+    /// What changed: in the stage, by a step, up to a snapshot or between two moments.
     Diff {
         /// A step, a snapshot or `A..B`.
         of: Option<String>,
@@ -253,6 +283,7 @@ pub enum Request {
         /// The directory.
         dir: PathBuf,
         /// Every mapped path, below its own name, not the workspace alone.
+        #[serde(default)]
         all: bool,
     },
 }
@@ -377,6 +408,9 @@ mod tests {
         let hello = r#"{"protocol":9,"version":"8.0.0","pid":7,"later":true}"#;
         let hello: Hello = serde_json::from_str(hello).unwrap();
         assert!(!hello.fits(&Hello::own(0)));
+        let least = format!(r#"{{"protocol":{PROTOCOL}}}"#);
+        let least: Hello = serde_json::from_str(&least).unwrap();
+        assert!(least.fits(&Hello::own(0)));
         let shape = |request: &Request| serde_json::to_string(request).unwrap();
         assert_eq!(shape(&Request::Status {}), r#"{"status":{}}"#);
         let unmount = r#"{"unmount":{"keep_state":true}}"#;

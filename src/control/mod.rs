@@ -4,7 +4,8 @@
 //! daemon answers with its own; then requests and replies take turns. The
 //! shapes of `Hello`, of the requests `status` and `unmount` and of the replies
 //! `report` and `failure` are frozen, so that those two commands work between
-//! any two versions; everything else needs equal versions on both sides.
+//! any two versions; everything else needs the same [`PROTOCOL`] on both sides.
+//! `docs/protocol.md` describes it all, for clients that others write.
 
 mod address;
 mod client;
@@ -23,7 +24,9 @@ pub use resumable::{not_resumable, only_discarded};
 pub use server::{Connection, Handler, Server};
 pub use wire::Wire;
 
-/// The number of the protocol; any change of a message that is not frozen counts it up.
+/// The number of the protocol. Requests, fields of replies, and fields of
+/// requests that may be left out can be added; any other change of a message
+/// counts it up. `tests/docs/protocol-N.jsonl` has what clients of it rely on.
 pub const PROTOCOL: u32 = 1;
 /// This package's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,6 +1,7 @@
 //! The daemon's side of the socket: a thread per connection.
 
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -14,20 +15,39 @@ use nix::sys::socket::{getsockopt, sockopt};
 use parking_lot::Mutex;
 
 use super::address::Address;
-use super::{Hello, Reply, Request, Wire};
+use super::{Ended, Hello, Reply, Request, Wire};
 use crate::error::{Context, Result};
 
-/// Connections at a time. A running step holds one.
-const LIMIT: usize = 1024;
+/// What a client is told when there is one too many.
+const TOO_MANY: &str = "the daemon has too many connections";
 /// What a client is told when there is no thread for it.
 const NO_THREAD: &str =
     "the daemon can start no more threads: see the pids limit of its cgroup, and `ulimit -u`";
-/// How long that client has to say hello: nobody else is served meanwhile.
-const NO_THREAD_WAIT: Duration = Duration::from_secs(1);
+/// Nobody may use up the daemon's descriptors and threads.
+const LIMITS: Limits = Limits {
+    connections: 1024,
+    haste: Duration::from_secs(10),
+    patience: Duration::from_secs(10),
+};
+/// Between attempts when no connection can be accepted, for lack of descriptors
+/// most likely: accept(2) fails at once then, again and again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    /// At a time. A running step holds one.
+    connections: usize,
+    /// How long one that is refused has for its hello, and for its first request:
+    /// without a thread for it, nobody else is served meanwhile.
+    haste: Duration,
+    /// How long a client may take to read what the end of the stage waits for.
+    patience: Duration,
+}
 
 /// Carries out requests.
 pub trait Handler: Send + Sync + 'static {
-    /// Carries out one request; may go on talking over the connection.
+    /// Carries out one request. The reply is sent, unless
+    /// [`Connection::answer`] has been called.
     fn handle(&self, request: Request, connection: &mut Connection) -> Reply;
 }
 
@@ -35,32 +55,75 @@ pub trait Handler: Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Connection {
     wire: Wire,
+    /// Why the client may only ask for what is frozen, if that is so.
+    stranger: Option<String>,
+    /// The request that is being carried out has been answered.
+    answered: bool,
+    patience: Duration,
 }
 
 impl Connection {
-    /// Sends a reply that is not the last one.
+    /// Sends the reply now, in place of the one that the handler returns. A
+    /// client that reads nothing does not hold up what is to follow.
     ///
     /// # Errors
-    /// As write(2); `EPIPE` when the client is gone.
-    pub fn send(&mut self, reply: &Reply) -> Result<()> {
-        self.wire.send(reply)
+    /// As write(2); `EPIPE` when the client is gone, `EAGAIN` when it does not read.
+    pub fn answer(&mut self, reply: &Reply) -> Result<()> {
+        self.answered = true;
+        self.wire.stream().set_write_timeout(Some(self.patience))?;
+        let sent = self.wire.send(reply);
+        if sent.is_err() {
+            // A part of a line may be out, so nothing can follow it.
+            let _ = self.wire.stream().shutdown(Shutdown::Both);
+            return sent;
+        }
+        Ok(self.wire.stream().set_write_timeout(None)?)
     }
 
     /// Sends a piece of content; the last reply follows.
     ///
     /// # Errors
-    /// As [`Connection::send`].
+    /// As write(2); `EPIPE` when the client is gone.
     pub fn send_content(&mut self, bytes: &[u8]) -> Result<()> {
         let length = bytes.len();
         self.wire.send(&Reply::Content { length })?;
         self.wire.send_bytes(bytes)
     }
 
-    /// Sends a reply and waits for the next request of the same client; `None`
-    /// when it has gone away, without a word or in the middle of one.
-    pub fn turn(&mut self, reply: &Reply) -> Option<Request> {
-        self.wire.send(reply).ok()?;
-        self.wire.receive().ok().flatten()
+    /// Lets the client run a command in a view, and waits until it says how that
+    /// has ended; `None` when it has gone away.
+    pub fn ended(&mut self, entered: &Reply) -> Option<Ended> {
+        self.wire.send(entered).ok()?;
+        loop {
+            if let Request::StepEnded(ended) = self.next()? {
+                return Some(ended);
+            }
+            let text = "a command is running on this connection: nothing but its end, \
+                        `step_ended`, can be told here";
+            self.wire.send(&Reply::failure(2, text)).ok()?;
+        }
+    }
+
+    /// The next request that the client may ask; `None` when it has gone away,
+    /// without a word or in the middle of one. What cannot be carried out is
+    /// answered, and changes nothing.
+    fn next(&mut self) -> Option<Request> {
+        loop {
+            let line = match self.wire.receive_line() {
+                Ok(line) => line?,
+                Err(error) => {
+                    let _ = self.wire.send(&not_understood(&error));
+                    return None;
+                }
+            };
+            let reply = match (serde_json::from_slice(&line), &self.stranger) {
+                (Ok(request), None) => return Some(request),
+                (Ok(request), Some(_)) if Request::frozen(&request) => return Some(request),
+                (_, Some(why)) => Reply::failure(1, why.as_str()),
+                (Err(error), None) => not_understood(&error),
+            };
+            self.wire.send(&reply).ok()?;
+        }
     }
 
     /// Whether the client, who waits for a reply, has gone away or given up.
@@ -82,6 +145,7 @@ impl AsFd for Connection {
 pub struct Server {
     listener: UnixListener,
     supervisor: i32,
+    limits: Limits,
 }
 
 impl Server {
@@ -102,6 +166,7 @@ impl Server {
         Ok(Server {
             listener,
             supervisor,
+            limits: LIMITS,
         })
     }
 
@@ -113,17 +178,19 @@ impl Server {
                 Ok(stream) => stream,
                 Err(error) => {
                     log::warn!("accept: {error}");
+                    std::thread::sleep(PAUSE);
                     continue;
                 }
             };
             let guard = Guard(Arc::clone(&open));
-            let full = open.fetch_add(1, Ordering::Relaxed) >= LIMIT;
-            let refusal = full.then_some("the daemon has too many connections");
+            let full = open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections;
+            let refusal = full.then_some(TOO_MANY);
+            let limits = self.limits;
             let handler = Arc::clone(handler);
             let hello = Hello::own(self.supervisor);
             let talk = move |stream, refusal| {
                 let _guard = guard;
-                if let Err(error) = talk(stream, &hello, refusal, &*handler) {
+                if let Err(error) = talk(stream, &hello, refusal, limits, &*handler) {
                     log::debug!("connection: {error}");
                 }
             };
@@ -140,7 +207,6 @@ impl Server {
                 && let Some((stream, talk)) = given.lock().take()
             {
                 log::warn!("no thread for a connection: {error}");
-                let _ = stream.set_read_timeout(Some(NO_THREAD_WAIT));
                 talk(stream, Some(NO_THREAD));
             }
         }
@@ -156,14 +222,16 @@ impl Drop for Guard {
     }
 }
 
+/// A client that there is a `refusal` for is only told that.
 fn talk(
     stream: UnixStream,
     hello: &Hello,
     refusal: Option<&str>,
+    limits: Limits,
     handler: &dyn Handler,
 ) -> Result<()> {
     let peer = getsockopt(&stream, sockopt::PeerCredentials)?;
-    let mut wire = Wire::new(stream);
+    let mut wire = Wire::to_client(stream);
     if peer.uid() != nix::unistd::geteuid().as_raw() {
         log::warn!(
             "refused a connection of uid {} (pid {})",
@@ -173,118 +241,58 @@ fn talk(
         return Ok(());
     }
     wire.send(hello)?;
-    let Some(client) = wire.receive::<Hello>()? else {
-        return Ok(());
+    if refusal.is_some() {
+        wire.stream().set_read_timeout(Some(limits.haste))?;
+    }
+    let client = match wire.receive::<Hello>() {
+        Ok(Some(client)) => client,
+        Ok(None) => return Ok(()),
+        Err(_) if refusal.is_some() => return Ok(()),
+        Err(error) => {
+            let text = format!(
+                "the daemon does not understand the hello, such as {{\"protocol\":{}}} ({error})",
+                hello.protocol
+            );
+            return wire.send(&Reply::failure(2, text));
+        }
     };
     if let Some(refusal) = refusal {
-        // Closed with a request unread, the socket would drop the answer.
-        let _ = wire.receive::<Request>();
-        return wire.send(&Reply::failure(1, refusal));
+        wire.send(&Reply::failure(1, refusal))?;
+        // Closed already, the socket would take no request, and the client not
+        // look for an answer.
+        let _ = wire.receive_line();
+        return Ok(());
     }
-    let mut connection = Connection { wire };
-    loop {
-        let request = match connection.wire.receive::<Request>() {
-            Ok(Some(request)) => request,
-            Ok(None) => return Ok(()),
-            Err(error) => {
-                let text = format!("the daemon does not understand the request ({error})");
-                return connection.wire.send(&Reply::failure(1, text));
-            }
+    let stranger = (!hello.fits(&client)).then(|| {
+        let version = match client.version.as_str() {
+            "" => "another program",
+            version => version,
         };
-        let reply = if request.frozen() || hello.fits(&client) {
-            handler.handle(request, &mut connection)
-        } else {
-            let text = format!(
-                "the daemon is harness-fs {} but the command line is {}",
-                hello.version, client.version
-            );
-            Reply::failure(1, text)
-        };
-        connection.wire.send(&reply)?;
+        format!(
+            "the daemon is harness-fs {} (protocol {}) but the client is {version} (protocol {}): \
+             it can ask for `status` and `unmount` alone",
+            hello.version, hello.protocol, client.protocol
+        )
+    });
+    let mut connection = Connection {
+        wire,
+        stranger,
+        answered: false,
+        patience: limits.patience,
+    };
+    while let Some(request) = connection.next() {
+        let reply = handler.handle(request, &mut connection);
+        if !std::mem::take(&mut connection.answered) {
+            connection.wire.send(&reply)?;
+        }
     }
+    Ok(())
+}
+
+fn not_understood(error: &impl std::fmt::Display) -> Reply {
+    let text = format!("the daemon does not understand the request ({error})");
+    Reply::failure(2, text)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::Read;
-
-    use super::super::Client;
-    use super::*;
-
-    struct Echo;
-    impl Handler for Echo {
-        fn handle(&self, request: Request, connection: &mut Connection) -> Reply {
-            match request {
-                Request::StepList {} => match connection.turn(&Reply::done()) {
-                    Some(next) => Reply::report(format!("{next:?}"), &1),
-                    None => Reply::done(),
-                },
-                other => Reply::report(format!("{other:?}"), &0),
-            }
-        }
-    }
-
-    fn start() -> tempfile::TempDir {
-        let dir = tempfile::tempdir().unwrap();
-        let server = Server::listen(&dir.path().join(super::super::SOCKET), 0).unwrap();
-        std::thread::spawn(move || server.serve(&(Arc::new(Echo) as Arc<dyn Handler>)));
-        dir
-    }
-
-    #[test]
-    fn requests_and_replies_take_turns() {
-        let dir = start();
-        let patience = super::super::Patience {
-            tell: |_| {},
-            limit: None,
-        };
-        let mut client = Client::connect(dir.path(), "x", patience).unwrap();
-        assert!(Hello::own(0).fits(&client.daemon));
-        let Reply::Report { text, .. } = client.ask(&Request::Status {}).unwrap() else {
-            panic!("no report");
-        };
-        assert_eq!(text, "Status");
-        client.ask(&Request::StepList {}).unwrap();
-        let Reply::Report { data, .. } = client.ask(&Request::SnapshotList {}).unwrap() else {
-            panic!("no report");
-        };
-        assert_eq!(data, 1);
-    }
-
-    #[test]
-    fn only_the_owner_reaches_the_socket_and_nonsense_is_answered() {
-        let dir = start();
-        let path = dir.path().join(super::super::SOCKET);
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-        let mut wire = Wire::new(UnixStream::connect(&path).unwrap());
-        wire.send(&Hello::own(0)).unwrap();
-        let _: Option<Hello> = wire.receive().unwrap();
-        wire.send(&"nonsense").unwrap();
-        let mut answer = String::new();
-        wire.stream().read_to_string(&mut answer).unwrap();
-        assert!(answer.contains("does not understand"), "{answer}");
-    }
-
-    #[test]
-    fn another_version_may_only_ask_for_what_is_frozen() {
-        let dir = start();
-        let path = dir.path().join(super::super::SOCKET);
-        let mut wire = Wire::new(UnixStream::connect(&path).unwrap());
-        let client = Hello {
-            version: "0.0.0".to_owned(),
-            ..Hello::own(0)
-        };
-        wire.send(&client).unwrap();
-        let _: Option<Hello> = wire.receive().unwrap();
-        wire.send(&Request::Status {}).unwrap();
-        assert!(matches!(
-            wire.receive().unwrap(),
-            Some(Reply::Report { .. })
-        ));
-        wire.send(&Request::SnapshotList {}).unwrap();
-        let Some(Reply::Failure { message, .. }) = wire.receive().unwrap() else {
-            panic!("not refused");
-        };
-        assert!(message.contains("0.0.0") && message.contains(super::super::VERSION));
-    }
-}
+mod tests;

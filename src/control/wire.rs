@@ -9,20 +9,35 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
 
-/// Longer lines are refused: nobody may fill the daemon's memory.
-const LONGEST: u64 = 256 << 20;
+/// What a client says names steps and paths. Longer lines are refused: nobody
+/// may fill the daemon's memory.
+pub const LONGEST_REQUEST: u64 = 16 << 20;
+/// What the daemon says may list every path of a tree.
+const LONGEST_REPLY: u64 = 256 << 20;
 
 /// Both directions of a connection.
 #[derive(Debug)]
 pub struct Wire {
     reader: BufReader<UnixStream>,
+    longest: u64,
 }
 
 impl Wire {
-    /// Speaks over this socket.
+    /// Speaks to a daemon over this socket.
     pub fn new(stream: UnixStream) -> Wire {
         let reader = BufReader::new(stream);
-        Wire { reader }
+        Wire {
+            reader,
+            longest: LONGEST_REPLY,
+        }
+    }
+
+    /// Speaks to a client over this socket.
+    pub fn to_client(stream: UnixStream) -> Wire {
+        Wire {
+            longest: LONGEST_REQUEST,
+            ..Wire::new(stream)
+        }
     }
 
     /// The socket.
@@ -79,9 +94,21 @@ impl Wire {
     /// # Errors
     /// As read(2), or `EINVAL` when it is not understood.
     pub fn receive<T: DeserializeOwned>(&mut self) -> Result<Option<T>> {
+        let line = self.receive_line()?;
+        Ok(match line {
+            Some(line) => Some(serde_json::from_slice(&line)?),
+            None => None,
+        })
+    }
+
+    /// Receives one line, or `None` when the other side has closed.
+    ///
+    /// # Errors
+    /// As read(2), or `EMSGSIZE`; nothing can be received after that.
+    pub fn receive_line(&mut self) -> Result<Option<Vec<u8>>> {
         let mut line = Vec::new();
         let read = (&mut self.reader)
-            .take(LONGEST)
+            .take(self.longest)
             .read_until(b'\n', &mut line);
         match read {
             Ok(_) => {}
@@ -89,10 +116,13 @@ impl Wire {
             Err(error) => return Err(error.into()),
         }
         match line.last() {
-            Some(b'\n') => Ok(Some(serde_json::from_slice(&line)?)),
+            Some(b'\n') => Ok(Some(line)),
             // The other side ended in the middle of a message, or before one.
-            _ if (line.len() as u64) < LONGEST => Ok(None),
-            _ => Err(Error::new(Errno::EMSGSIZE, "a message without end")),
+            _ if (line.len() as u64) < self.longest => Ok(None),
+            _ => {
+                let text = format!("a message of more than {} MiB", self.longest >> 20);
+                Err(Error::new(Errno::EMSGSIZE, text))
+            }
         }
     }
 }

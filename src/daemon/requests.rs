@@ -438,7 +438,7 @@ impl Requests {
                 let mut text = applied.as_ref().map(render::applied).unwrap_or_default();
                 text.push_str(&render::ended(&report));
                 let data = json!({ "ended": report, "applied": applied });
-                let _ = connection.send(&Reply::Report { text, data });
+                let _ = connection.answer(&Reply::Report { text, data });
             }
             Err(end::NotEnded::ByOther) => {
                 let text = "the stage is being unmounted already";
@@ -449,7 +449,7 @@ impl Requests {
                     return Err(failure);
                 }
                 *self.ended.lock() = Some(1);
-                let _ = connection.send(&refusal(&failure));
+                let _ = connection.answer(&refusal(&failure));
             }
         }
         // Wakes the thread that waits for signals; it finds the stage ended.

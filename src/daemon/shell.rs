@@ -39,7 +39,7 @@ pub fn shell(
         others: Vec::new(),
         note,
     };
-    let ended = match connection.turn(&entered) {
+    let ended = match connection.ended(&entered) {
         Some(_) => survivors::end_until(&views, grace, connection.as_fd()),
         None => survivors::end(&views, grace),
     };

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 use super::open_steps::Run;
 use super::render;
 use super::requests::{Requests, code_of, refusal};
-use crate::control::{
-    Connection, Ended, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
-};
+use crate::control::{Connection, Ended, OnFailure, Outcome, Reply, RunRequest, StepResult};
 use crate::error::Error;
 use crate::stage::survivors::{self, Survivor};
 use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Overrides, Stage};
@@ -50,13 +48,10 @@ pub fn run(
         others,
         note: String::new(),
     };
-    let ended = match connection.turn(&entered) {
-        Some(Request::StepEnded(ended)) => Some(ended),
-        Some(_) | None => {
-            log::warn!("step '{}': its command line is gone", run.step);
-            None
-        }
-    };
+    let ended = connection.ended(&entered);
+    if ended.is_none() {
+        log::warn!("step '{}': its command line is gone", run.step);
+    }
     let result = finish(requests, &run, ended, &mount, connection);
     let open = requests.stage().and_then(|stage| stage.view_of(&run.step));
     match open {
@@ -75,7 +70,7 @@ pub fn run(
         Err(failure) => refusal(&left_open(requests, &run.step, failure)),
     };
     // Here, since the end of the stage waits for it.
-    connection.send(&reply)?;
+    connection.answer(&reply)?;
     Ok(Reply::done())
 }
 
@@ -348,7 +343,7 @@ pub fn exec(
         others: Vec::new(),
         note,
     };
-    connection.turn(&entered);
+    connection.ended(&entered);
     requests.steps.count_exec(step, -1);
     Ok(Reply::done())
 }

@@ -4,6 +4,7 @@
 mod bad_input;
 mod bundle;
 mod callers;
+mod clients;
 mod dead_stage;
 mod groups;
 mod help;

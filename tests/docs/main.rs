@@ -12,6 +12,8 @@
 
 mod document;
 mod json;
+mod names;
+mod protocol;
 mod session;
 
 use document::Document;

@@ -32,6 +32,7 @@ pub struct Requests {
     pub stage: Holder<Stage>,
     /// Its mapped paths.
     pub mapped: Vec<PathBuf>,
+    state_dir: PathBuf,
     /// The steps that processes may be in.
     pub steps: Steps,
     /// The process that watches over this one.
@@ -80,6 +81,7 @@ impl Requests {
     /// Serves this stage; `lock` is held until it ends.
     pub fn new(stage: Stage, mapped: Vec<PathBuf>, lock: StateLock, supervisor: i32) -> Requests {
         Requests {
+            state_dir: stage.state_dir().to_path_buf(),
             stage: Holder::new(stage),
             mapped,
             steps: Steps::default(),
@@ -164,10 +166,20 @@ impl Requests {
     }
 
     /// What lies inside the stage cannot be written to from outside of it: the
-    /// copy would become part of what is copied.
+    /// copy would become part of what is copied. Nor can what lies beside its
+    /// layers, which a tree would replace.
     fn outside(&self, dir: &Path) -> Result<(), Failure> {
-        let real = target::settle(dir).map_err(|error| Failure::Usage(error.to_string()))?;
+        let settled =
+            |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
+        let (real, state_dir) = (settled(dir)?, settled(&self.state_dir)?);
         let mounts = mountinfo::own()?;
+        if lies_in(&real, &state_dir, &mounts) {
+            return Err(Failure::Usage(format!(
+                "{} lies inside the state directory {}, which goes with the stage: choose another one",
+                shown(dir),
+                shown(&self.state_dir)
+            )));
+        }
         let mut mapped = self.mapped.iter();
         let Some(mapped) = mapped.find(|mapped| lies_in(&real, mapped, &mounts)) else {
             return Ok(());
@@ -324,16 +336,6 @@ impl Requests {
         connection: &Connection,
     ) -> Result<Reply, Failure> {
         self.outside(&request.to)?;
-        let settled =
-            |dir: &Path| target::settle(dir).map_err(|error| Failure::Usage(error.to_string()));
-        let (to, state_dir) = (settled(&request.to)?, settled(stage.state_dir())?);
-        if lies_in(&to, &state_dir, &mountinfo::own()?) {
-            return Err(Failure::Usage(format!(
-                "{} lies inside the state directory {}, which goes with the stage: choose another one",
-                shown(&request.to),
-                shown(stage.state_dir())
-            )));
-        }
         let (stack, _) = stage.stack_of_snapshot(&request.snapshot)?;
         let own_base = stage.own_base();
         let options = ExportOptions {

@@ -100,6 +100,21 @@ with connect(HELLO, b'{"step_run":{"step":"busy"}}\n', STATUS, b"nonsense\n", b'
     kinds = [list(json.loads(lines.readline())) for _ in range(5)][1:]
     assert kinds == [["entered"], ["failure"], ["failure"], ["step_done"]], kinds
 
+# What the command line would not ask for.
+for request, fields in [
+    ("apply", {"dir": state + "/layers"}),
+    ("apply", {"dir": state + "/out", "all": True}),
+    ("apply", {"dir": "out"}),
+    ("apply", {"dir": workspace + "/out"}),
+    ("unmount", {"apply": state + "/layers"}),
+    ("unmount", {"apply": state + "/out", "all": True}),
+    ("export", {"snapshot": "s", "to": state + "/layers"}),
+]:
+    try:
+        raise AssertionError((request, fields, stage.ask(request, **fields)))
+    except Failure as failure:
+        assert failure.code == 2, (request, fields, failure)
+
 # Of another protocol only the two that are frozen are carried out, the end of the stage among them.
 supervisor = os.pidfd_open(stage.daemon["supervisor"])
 with connect(b'{"protocol":99,"version":"far 9"}\n', b'{"step_list":{}}\n', STATUS, b'{"unmount":{}}\n') as raw:

@@ -64,12 +64,7 @@ pub fn serve(config: &Config) -> u8 {
             unmake(config, &opened.requests);
             START_FAILED + 1
         }
-        Ok(Opened {
-            requests,
-            server,
-            made,
-            ..
-        }) => {
+        Ok(Opened { requests, made, .. }) => {
             made.keep();
             drop(out);
             close_stdout();
@@ -77,7 +72,7 @@ pub fn serve(config: &Config) -> u8 {
             if nix::unistd::getppid() != supervisor {
                 let _ = nix::sys::signal::raise(Signal::SIGTERM);
             }
-            run(config, &requests, server, &signals)
+            run(config, &requests, &signals)
         }
         Err(failure) => {
             log::error!("not started: {failure}");
@@ -92,7 +87,6 @@ pub fn serve(config: &Config) -> u8 {
 /// A stage that can be served.
 struct Opened {
     requests: Arc<Requests>,
-    server: Server,
     ready: Ready,
     made: Made,
 }
@@ -133,10 +127,11 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
         lock,
         supervisor,
     ));
-    match Server::listen(&config.state_dir.join(SOCKET), supervisor) {
-        Ok(server) => Ok(Opened {
+    // Before it is said to be ready: there may be no thread left for it.
+    let listening = Server::listen(&config.state_dir.join(SOCKET), supervisor);
+    match listening.and_then(|server| accept(server, &requests)) {
+        Ok(()) => Ok(Opened {
             requests,
-            server,
             ready,
             made: started.made,
         }),
@@ -145,6 +140,16 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
             Err(error.into())
         }
     }
+}
+
+/// Takes connections, on a thread of its own, for as long as the process lives.
+fn accept(server: Server, requests: &Arc<Requests>) -> Result<()> {
+    let handler: Arc<dyn Handler> = Arc::clone(requests) as Arc<dyn Handler>;
+    let control = std::thread::Builder::new().name("accept".to_owned());
+    let started = control.spawn(move || server.serve(&handler));
+    started
+        .map(drop)
+        .context(|| "start the thread for the socket")
 }
 
 /// A stage cannot be resumed whose tree has begun to replace its base.
@@ -180,13 +185,7 @@ fn without_supervisor(config: &Config) -> u8 {
     1
 }
 
-fn run(config: &Config, requests: &Arc<Requests>, server: Server, signals: &SigSet) -> u8 {
-    let handler: Arc<dyn Handler> = Arc::clone(requests) as Arc<dyn Handler>;
-    let control = std::thread::Builder::new().name("accept".to_owned());
-    if let Err(error) = control.spawn(move || server.serve(&handler)) {
-        log::error!("no thread for the socket: {error}");
-        return 1;
-    }
+fn run(config: &Config, requests: &Arc<Requests>, signals: &SigSet) -> u8 {
     loop {
         // `unmount` raises SIGTERM too, after it has answered.
         let signal = signals.wait();

@@ -104,6 +104,19 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_that_yields_to_all_can_take_turns_again() {
+        let tried = std::thread::spawn(|| {
+            let this = Thread::this();
+            assert!(this.is_ordinary());
+            this.yield_to_all().unwrap();
+            assert!(!this.is_ordinary());
+            this.take_turns().expect("needs CAP_SYS_NICE");
+            assert!(this.is_ordinary());
+        });
+        tried.join().unwrap();
+    }
+
+    #[test]
     fn a_thread_with_a_real_time_priority_is_nowhere() {
         let started = std::thread::spawn(|| {
             let param = libc::sched_param { sched_priority: 1 };

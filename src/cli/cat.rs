@@ -13,11 +13,11 @@ use crate::tree::shown::shown;
 /// Print a file as it was in a layer.
 ///
 /// That is the file as the layer has it or, if the layer did not touch it, as it
-/// shows from the layers below. What came on top of the layer since, what its
-/// merge decided among it (the "join" layer), is left out. LAYER is an id as `log` lists it, the beginning of one, a
-/// step (its newest layer), or `base` for what the mapped path held at `mount`.
-/// PATH is absolute, or relative to the current directory. Symbolic links are
-/// not followed.
+/// shows from the layers below. What came on top of the layer is left out, and
+/// so is what the merge of its step decided (the "join" layer). LAYER is an id
+/// as `log` lists it, the beginning of one, a step (its newest layer), or `base`
+/// for what the mapped path held at `mount`. PATH is absolute, or relative to
+/// the current directory. Symbolic links are not followed.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

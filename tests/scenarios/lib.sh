@@ -6,7 +6,7 @@
 # process it left and drops every mount. It works in a temporary directory of
 # its own, with a state directory of its own.
 #
-#   HARNESS_FS                 the binary (default: target/release, else target/debug)
+#   HARNESS_FS                 the binary (default: of CARGO_TARGET_DIR, or target: release, else debug)
 #   HARNESS_FS_CACHE           where `prepare` keeps its input (default: .cache)
 #   HARNESS_FS_SCENARIO_TMP    parent of the temporary directory (default: /var/tmp)
 #   HARNESS_FS_SCENARIO_STATE  parent of the state directory (default: the temporary directory)
@@ -31,8 +31,9 @@ fi
 [ $$ = 1 ] || { echo "$NAME: not in a PID namespace of its own" >&2; exit 2; }
 
 if [ -z "${HARNESS_FS:-}" ]; then
-    HARNESS_FS=$REPO/target/release/harness-fs
-    [ -x "$HARNESS_FS" ] || HARNESS_FS=$REPO/target/debug/harness-fs
+    TARGET=${CARGO_TARGET_DIR:-$REPO/target}
+    HARNESS_FS=$TARGET/release/harness-fs
+    [ -x "$HARNESS_FS" ] || HARNESS_FS=$TARGET/debug/harness-fs
 fi
 HARNESS_FS=$(realpath -m "$HARNESS_FS")
 [ -x "$HARNESS_FS" ] || { echo "$NAME: no binary at $HARNESS_FS (cargo build --release)" >&2; exit 2; }

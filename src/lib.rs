@@ -14,6 +14,7 @@ pub mod fuse;
 pub mod layer;
 pub mod merge;
 pub mod stage;
+pub mod stagefile;
 pub mod sys;
 pub mod tree;
 pub mod view;

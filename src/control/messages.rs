@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{PROTOCOL, VERSION};
-use crate::merge::{Policy, SuffixPattern};
+use crate::merge::{Policy, Race, SuffixPattern};
 use crate::stage::StepView;
 use crate::stage::survivors::Survivor;
 
@@ -328,6 +328,9 @@ pub struct StepResult {
     pub layer: Option<String>,
     /// Members of its group that have not ended.
     pub waiting_for: Vec<String>,
+    /// What the steps that were merged saw and others changed meanwhile.
+    #[serde(default)]
+    pub races: Vec<Race>,
 }
 
 /// What the daemon answers.

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::export::{ApplyReport, ExportReport, LeftOut};
+use crate::merge::Race;
 use crate::stage::{
     Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SealedStep,
     SnapshotInfo, Status, StepInfo,
@@ -32,6 +33,7 @@ pub fn merged(report: &MergeReport) -> String {
     for conflict in &report.conflicts {
         line!(text, "{conflict}");
     }
+    text.push_str(&races(&report.races));
     for note in &report.notes {
         line!(text, "{note}");
     }
@@ -49,6 +51,22 @@ pub fn merged(report: &MergeReport) -> String {
             count(report.entries, "entry", "entries"),
             report.whiteouts,
             bytes(report.bytes)
+        );
+    }
+    text
+}
+
+/// What steps saw that others changed meanwhile.
+fn races(races: &[Race]) -> String {
+    let mut text = String::new();
+    for race in races.iter().take(NAMED) {
+        line!(text, "read/write: {race}");
+    }
+    if races.len() > NAMED {
+        let more = races.len() - NAMED;
+        line!(
+            text,
+            "read/write: {more} more, see `harness-fs step list --reads`"
         );
     }
     text

@@ -127,6 +127,7 @@ fn finish(
             survivors: Vec::new(),
             layer: None,
             waiting_for: Vec::new(),
+            races: Vec::new(),
         },
     };
     match survivors {
@@ -200,6 +201,7 @@ impl RunEnd<'_> {
                 self.result.outcome = Outcome::Kept;
                 self.add(&render::merged(&report));
                 self.result.conflicts = json!(report.conflicts);
+                self.result.races = report.races;
                 self.layer();
             }
             Ok(Some(report)) => {
@@ -207,6 +209,7 @@ impl RunEnd<'_> {
                 self.result.layer = report.layers.first().cloned();
                 self.add(&render::merged(&report));
                 self.result.conflicts = json!(report.conflicts);
+                self.result.races = report.races;
             }
             Ok(None) => {
                 self.result.outcome = Outcome::WaitingForGroup;
@@ -249,6 +252,7 @@ impl RunEnd<'_> {
                 Ok(Some(report)) => {
                     self.add(&render::merged(&report));
                     self.result.conflicts = json!(report.conflicts);
+                    self.result.races = report.races;
                 }
                 Ok(None) => {}
                 Err(Failure::Conflict(report)) => self.conflict(&report),

@@ -22,7 +22,7 @@ use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
 use crate::error::Result;
 use crate::layer::{OpenLayer, Stack, seal};
 use crate::merge::{
-    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, SuffixPattern, classify,
+    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, Race, SuffixPattern, classify,
 };
 use crate::sys::at;
 
@@ -37,6 +37,8 @@ pub struct MergeReport {
     pub join_layers: Vec<String>,
     /// Conflicts, and how they were decided.
     pub conflicts: Vec<Conflict>,
+    /// What the steps saw that others changed meanwhile.
+    pub races: Vec<Race>,
     /// Entries that the layers add or change.
     pub entries: u64,
     /// Names that they delete.

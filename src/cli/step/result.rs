@@ -107,6 +107,7 @@ fn describe(step: &str, ran: &Result<Ran, Trouble>, seconds: f64) -> Value {
         "outcome": outcome,
         "merged": outcome == Some(Outcome::Merged),
         "conflicts": result.map_or(json!([]), |result| result.conflicts.clone()),
+        "races": result.map_or(&[][..], |result| &result.races),
         "survivors": result.map_or(&[][..], |result| &result.survivors),
         "waiting_for": result.map_or(&[][..], |result| &result.waiting_for),
         "seconds": seconds,
@@ -221,6 +222,7 @@ mod tests {
             survivors: Vec::new(),
             layer: None,
             waiting_for: Vec::new(),
+            races: Vec::new(),
         };
         let ran = Ran {
             ended,

@@ -43,6 +43,7 @@ mod race;
 mod report;
 mod resolve;
 mod session;
+mod sharing;
 mod suffix;
 #[cfg(test)]
 mod tests;
@@ -56,4 +57,5 @@ pub use plan::{Action, JoinPlan, Links};
 pub use policy::{Policies, Policy, PolicyError};
 pub use race::{Race, Read};
 pub use session::{Inputs, Outcome};
+pub use sharing::{SharingMode, UnknownMode};
 pub use suffix::SuffixPattern;

@@ -14,7 +14,7 @@ use crate::control::{STAGE_FILE, WhereStage, find, in_step, only_discarded};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
-use crate::merge::SuffixPattern;
+use crate::merge::{SharingMode, SuffixPattern};
 use crate::stage::{KEEP, Options, PolicyRule, State, bind, mapped};
 use crate::sys::location::lies_in;
 use crate::sys::{mount, mountinfo};
@@ -31,6 +31,7 @@ use crate::tree::shown::shown;
 Examples:
   harness-fs mount
   harness-fs mount --shared-path /root/.m2 --shared-path /root/.npm
+  harness-fs mount --shared-path /root/.npm --sharing /root/.npm=shared
   harness-fs mount --from /cache/built        # start from what `export` wrote
   harness-fs mount --from /cache/all:built    # one of several snapshots in a layout
   harness-fs mount --resume                   # go on after `unmount --keep-state` or a crash
@@ -44,6 +45,11 @@ pub struct Arguments {
     /// A further absolute path to have in the stage; may be a single file, may be repeated.
     #[arg(long, value_name = "PATH")]
     shared_path: Vec<PathBuf>,
+    /// How steps share a shared path: merge (the default: each has its own view, and what it changed
+    /// is merged), shared (all work in the stage's own, live), locked (as shared, and steps take
+    /// turns) or private (each has its own, dropped when it ends). May be repeated.
+    #[arg(long, value_name = "PATH=MODE", value_parser = super::policy::sharing)]
+    sharing: Vec<(PathBuf, SharingMode)>,
     /// An OCI image layout that `export` wrote, to start from; may be repeated, the later above.
     /// With several images in it, LAYOUT:NAME says which: the name of the snapshot.
     #[arg(long, value_name = "LAYOUT[:NAME]")]
@@ -64,7 +70,7 @@ pub struct Arguments {
     keep_both_as: Option<SuffixPattern>,
     /// Bring back a stage whose state was kept, with the options it had; where it logs is said anew.
     #[arg(long, conflicts_with_all = [
-        "workspace", "shared_path", "from", "policy", "keep", "keep_both_as", "no_passthrough", "durable",
+        "workspace", "shared_path", "sharing", "from", "policy", "keep", "keep_both_as", "no_passthrough", "durable",
         "resume_if_kept",
     ])]
     resume: bool,
@@ -207,18 +213,23 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
     let shared = &arguments.shared_path;
     // The rules that need no daemon to be told.
     let mapped = mapped::resolve(&arguments.workspace, shared, &place.state_dir)?.paths;
-    let given = std::iter::once(&arguments.workspace).chain(shared);
+    let given: Vec<_> = std::iter::once(&arguments.workspace)
+        .chain(shared)
+        .collect();
+    let names: Vec<&Path> = given.iter().map(|path| path.as_path()).collect();
+    let sharing = mapped::sharing(&mapped, &names, &arguments.sharing)?;
     let from = arguments.from.iter().map(|layout| absolute(layout));
     let from = from.collect::<Result<_, _>>()?;
     let options = Options {
         name: place.label.clone(),
-        mapped: given.cloned().collect(),
+        mapped: given.into_iter().cloned().collect(),
         single_files: Vec::new(),
         passthrough: !(arguments.no_passthrough || without_passthrough()),
         durable: arguments.durable,
         policies: arguments.policy.clone(),
         keep: arguments.keep,
         keep_both_as: arguments.keep_both_as.clone().unwrap_or_default(),
+        sharing,
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));

@@ -1,11 +1,12 @@
 //! Options that several commands share.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 
-use crate::merge::{Policies, Policy};
+use crate::merge::{Policies, Policy, SharingMode};
 use crate::stage::PolicyRule;
 
 /// Reads a policy's name; the help lists all of them.
@@ -34,6 +35,18 @@ pub fn rule(text: &str) -> Result<PolicyRule, String> {
     })
 }
 
+/// Reads `PATH=MODE`, of `mount --sharing`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn sharing(text: &str) -> Result<(PathBuf, SharingMode), String> {
+    let (path, mode) = text
+        .rsplit_once('=')
+        .ok_or("not PATH=MODE, such as /root/.npm=shared")?;
+    let mode = mode.parse::<SharingMode>();
+    Ok((path.into(), mode.map_err(|error| error.to_string())?))
+}
+
 /// Milliseconds, as they are sent.
 pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -59,6 +72,15 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_sign_parts_path_and_mode() {
+        let read = |text| sharing(text).map(|(path, mode)| (path, mode.as_str()));
+        assert_eq!(read("/a=b=locked"), Ok(("/a=b".into(), "locked")));
+        assert!(read("/root/.npm").unwrap_err().contains("not PATH=MODE"));
+        let unknown = read("/root/.npm=exclusive").unwrap_err();
+        assert!(unknown.contains("one of merge, shared"), "{unknown}");
+    }
 
     #[test]
     fn durations_are_read() {

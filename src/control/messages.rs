@@ -86,6 +86,9 @@ pub struct RunRequest {
     /// How long what it leaves behind has to end by itself.
     #[serde(default = "grace_ms")]
     pub grace_ms: u64,
+    /// Shared paths that it has for itself, whatever their mode.
+    #[serde(default)]
+    pub private: Vec<PathBuf>,
 }
 
 /// How a command ended.
@@ -166,6 +169,9 @@ pub enum Request {
     StepBegin {
         /// Its name.
         step: String,
+        /// Shared paths that it has for itself, whatever their mode.
+        #[serde(default)]
+        private: Vec<PathBuf>,
     },
     /// Run a command in an open step.
     StepExec {

@@ -13,6 +13,7 @@ mod limits;
 mod lock;
 mod log_file;
 mod open_steps;
+mod queue;
 mod ready;
 mod render;
 mod requests;

@@ -3,10 +3,12 @@
 mod history;
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::queue::{Before, Waiting};
 use crate::export::{ApplyReport, ExportReport, LeftOut};
-use crate::merge::Race;
+use crate::merge::{Race, SharingMode};
 use crate::stage::{
     Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SealedStep,
     SnapshotInfo, Status, StepInfo,
@@ -138,8 +140,20 @@ pub fn steps(steps: &[StepInfo]) -> String {
     table(rows)
 }
 
+/// The steps that wait for their turn at locked paths.
+pub fn waiting(waiting: &[Waiting]) -> String {
+    let rows = waiting.iter().map(|one| {
+        let before =
+            |before: &Before| format!("for {}, after step '{}'", shown(&before.path), before.step);
+        let before: Vec<String> = one.waits_for.iter().map(before).collect();
+        let (name, since) = (one.name.clone(), ago(one.since));
+        [name, "waiting".to_owned(), since, before.join(", ")]
+    });
+    table(rows)
+}
+
 /// What becomes of changes in the view that `step shell` enters.
-pub fn entered(step: &str, known: Option<&StepInfo>) -> String {
+pub fn entered(step: &str, known: Option<&StepInfo>, live: &[PathBuf]) -> String {
     let how = match known {
         Some(known) if known.state == Phase::Open => {
             return format!("step '{step}' is open: what is changed here is part of it");
@@ -151,7 +165,15 @@ pub fn entered(step: &str, known: Option<&StepInfo>) -> String {
         },
         None => String::new(),
     };
-    format!("this is a copy of what step '{step}' left{how}: what is changed here is thrown away")
+    let mut text = format!(
+        "this is a copy of what step '{step}' left{how}: what is changed here is thrown away"
+    );
+    if !live.is_empty() {
+        let live: Vec<_> = live.iter().map(|path| shown(path)).collect();
+        let live = live.join(", ");
+        let _ = write!(text, ", except in {live}, which the stage shares");
+    }
+    text
 }
 
 /// The failed steps that are kept no more, since `keep` later ones are.
@@ -320,9 +342,13 @@ pub fn removed(stage: &str, report: &EndReport) -> String {
 }
 
 /// All there is to tell of a stage that serves for `uptime` seconds.
-pub fn status(status: &Status, uptime: u64) -> String {
+pub fn status(status: &Status, uptime: u64, waits: &[Waiting]) -> String {
     let mut text = String::new();
-    let mapped: Vec<_> = status.mapped.iter().map(|path| shown(path)).collect();
+    let mapped: Vec<_> = status
+        .mapped
+        .iter()
+        .map(|path| shared(status, path))
+        .collect();
     line!(
         text,
         "stage    {} (state in {})",
@@ -342,11 +368,20 @@ pub fn status(status: &Status, uptime: u64) -> String {
     }
     section(&mut text, "views", views(status));
     let kept_no_more = made_way(status.keep, &status.made_way);
-    section(&mut text, "steps", steps(&status.steps) + &kept_no_more);
+    let steps = steps(&status.steps) + &waiting(waits) + &kept_no_more;
+    section(&mut text, "steps", steps);
     section(&mut text, "groups", groups(status));
     section(&mut text, "layers", layers(status));
     section(&mut text, "snapshots", snapshots(&status.snapshots));
     text
+}
+
+/// A mapped path, and how steps share it if not by merging.
+fn shared(status: &Status, path: &Path) -> String {
+    match status.sharing.get(&shown(path).to_string()) {
+        None | Some(SharingMode::Merge) => shown(path).to_string(),
+        Some(mode) => format!("{} ({mode})", shown(path)),
+    }
 }
 
 fn section(text: &mut String, title: &str, body: String) {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::holder::{Holder, Lease};
 use super::open_steps::Steps;
+use super::queue::{Queue, Waiting};
 use super::{StateLock, end, render};
 use crate::control::{
     Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, VERSION,
@@ -35,6 +36,8 @@ pub struct Requests {
     state_dir: PathBuf,
     /// The steps that processes may be in.
     pub steps: Steps,
+    /// Whose turn it is at locked paths.
+    pub queue: Queue,
     /// The process that watches over this one.
     pub supervisor: i32,
     started: Instant,
@@ -77,6 +80,27 @@ fn being_unmounted() -> Failure {
     Error::new(Errno::ESHUTDOWN, "the stage is being unmounted").into()
 }
 
+/// Adds the steps that wait for their turn to those that there are.
+fn add_waiting(steps: &mut Value, waiting: &[Waiting]) -> Result<(), Error> {
+    for one in waiting {
+        let step = json!({
+            "name": one.name,
+            "state": "waiting",
+            "layer": null,
+            "started": one.since,
+            "ended": null,
+            "group": null,
+            "exit": null,
+            "reason": null,
+            "waits_for": serde_json::to_value(&one.waits_for)?,
+        });
+        if let Value::Array(steps) = &mut *steps {
+            steps.push(step);
+        }
+    }
+    Ok(())
+}
+
 impl Requests {
     /// Serves this stage; `lock` is held until it ends.
     pub fn new(stage: Stage, mapped: Vec<PathBuf>, lock: StateLock, supervisor: i32) -> Requests {
@@ -85,6 +109,7 @@ impl Requests {
             stage: Holder::new(stage),
             mapped,
             steps: Steps::default(),
+            queue: Queue::default(),
             supervisor,
             started: Instant::now(),
             ending: AtomicBool::new(false),
@@ -122,7 +147,11 @@ impl Requests {
 
     /// Claims the end for the caller; false if somebody else has it.
     pub fn start_ending(&self) -> bool {
-        !self.ending.swap(true, Ordering::AcqRel)
+        let first = !self.ending.swap(true, Ordering::AcqRel);
+        if first {
+            self.queue.close();
+        }
+        first
     }
 
     /// Whether what may take long is to go on for this client.
@@ -153,6 +182,7 @@ impl Requests {
     /// Gives the end back.
     pub fn stop_ending(&self) {
         self.ending.store(false, Ordering::Release);
+        self.queue.open();
     }
 
     /// The exit code if `unmount` has ended the stage.
@@ -241,7 +271,9 @@ impl Requests {
                 let text = "no command is running on this connection".to_owned();
                 Err(Failure::Usage(text))
             }
-            Request::StepBegin { step } => super::steps::begin(self, &step),
+            Request::StepBegin { step, private } => {
+                super::steps::begin(self, &step, &private, connection)
+            }
             Request::StepMerge {
                 steps,
                 on_conflict,
@@ -264,8 +296,13 @@ impl Requests {
             Request::StepList {} => {
                 let stage = self.stage()?;
                 let (steps, (keep, made_way)) = (stage.steps(), stage.room());
-                let text = render::steps(&steps) + &render::made_way(keep, &made_way);
-                Ok(Reply::report(text, &steps))
+                let waiting = self.queue.waiting();
+                let text = render::steps(&steps)
+                    + &render::waiting(&waiting)
+                    + &render::made_way(keep, &made_way);
+                let mut data = serde_json::to_value(&steps).map_err(Error::from)?;
+                add_waiting(&mut data, &waiting)?;
+                Ok(Reply::Report { text, data })
             }
             Request::GroupClose { group } => {
                 let report = self.stage()?.close_group(&group)?;
@@ -402,7 +439,9 @@ impl Requests {
             });
             fields.insert("daemon".to_owned(), daemon);
         }
-        let text = render::status(&status, uptime);
+        let waiting = self.queue.waiting();
+        add_waiting(&mut data["steps"], &waiting)?;
+        let text = render::status(&status, uptime, &waiting);
         Ok(Reply::Report { text, data })
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::queue::By;
 use super::render;
 use super::requests::Requests;
 use super::steps::{exec, with_survivors};
@@ -28,7 +29,11 @@ pub fn shell(
             requests.steps.add(&shell.name, mount, None);
         }
         let known = stage.steps().into_iter().find(|known| known.name == step);
-        (shell, render::entered(step, known.as_ref()))
+        let live = shell.as_ref().map(|shell| shell.view.live.clone());
+        (
+            shell,
+            render::entered(step, known.as_ref(), &live.unwrap_or_default()),
+        )
     };
     let Some(shell) = shell else {
         return exec(requests, step, note, connection);
@@ -39,9 +44,20 @@ pub fn shell(
         others: Vec::new(),
         note,
     };
-    let ended = match connection.ended(&entered) {
-        Some(_) => survivors::end_until(&views, grace, connection.as_fd()),
-        None => survivors::end(&views, grace),
+    let locked = requests.stage().map(|stage| stage.locked_paths_of(step));
+    let turn = locked.and_then(|locked| {
+        let turn = requests
+            .queue
+            .enter(&shell.name, locked, By::Any, connection.as_fd());
+        Ok(turn?)
+    });
+    let ended = match turn {
+        Err(failure) => Err(failure),
+        Ok(_turn) => match connection.ended(&entered) {
+            Some(_) => survivors::end_until(&views, grace, connection.as_fd()),
+            None => survivors::end(&views, grace),
+        }
+        .map_err(Failure::from),
     };
     // Whoever has not ended gets errors. The end of the stage is that of the view.
     let closed = match requests.stage() {

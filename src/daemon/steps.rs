@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::open_steps::Run;
+use super::queue::{By, Turn};
 use super::render;
 use super::requests::{Requests, code_of, refusal};
 use crate::control::{Connection, Ended, OnFailure, Outcome, Reply, RunRequest, StepResult};
@@ -23,16 +24,14 @@ pub fn run(
 ) -> Result<Reply, Failure> {
     let steps = &requests.steps;
     let _untold = steps.untold();
+    // Also before a wait that would be for nothing.
+    check_group(&*requests.stage_to_enter()?, &mut run.clone())?;
+    let turn = in_turn(requests, &run.step, &run.private, connection)?;
     let over;
     let (view, others) = {
         let stage = requests.stage_to_enter()?;
-        let is_over = |group: &mut String| stage.group_is_over(group, &run.step);
-        over = run.group.take_if(is_over);
-        match &run.group {
-            Some(group) => stage.check_member(group, &run.step)?,
-            None => stage.check_no_member(&run.step)?,
-        }
-        let view = stage.begin(&run.step)?;
+        over = check_group(&stage, &mut run)?;
+        let view = stage.begin_with(&run.step, &run.private)?;
         let others = steps.beside(&run.step, run.group.as_ref());
         let known = Run {
             group: run.group.clone(),
@@ -52,7 +51,7 @@ pub fn run(
     if ended.is_none() {
         log::warn!("step '{}': its command line is gone", run.step);
     }
-    let result = finish(requests, &run, ended, &mount, connection);
+    let result = finish(requests, &run, ended, turn, &mount, connection);
     let open = requests.stage().and_then(|stage| stage.view_of(&run.step));
     match open {
         Ok(_) => steps.left_open(&run.step),
@@ -72,6 +71,36 @@ pub fn run(
     // Here, since the end of the stage waits for it.
     connection.answer(&reply)?;
     Ok(Reply::done())
+}
+
+/// Checks that a step can be run in its group, or in none. Returns the group if that
+/// has ended: then the step is run by itself.
+fn check_group(stage: &Stage, run: &mut RunRequest) -> Result<Option<String>, Failure> {
+    let is_over = |group: &mut String| stage.group_is_over(group, &run.step);
+    let over = run.group.take_if(is_over);
+    match &run.group {
+        Some(group) => stage.check_member(group, &run.step)?,
+        None => stage.check_no_member(&run.step)?,
+    }
+    Ok(over)
+}
+
+/// Waits until it is the step's turn at locked paths, without the stage: its end must
+/// not wait for that.
+fn in_turn<'a>(
+    requests: &'a Requests,
+    step: &str,
+    private: &[PathBuf],
+    connection: &Connection,
+) -> Result<Option<Turn<'a>>, Failure> {
+    let locked = {
+        let stage = requests.stage_to_enter()?;
+        stage.check_free(step)?;
+        stage.locked_paths(&stage.private_paths(private)?)
+    };
+    Ok(requests
+        .queue
+        .enter(step, locked, By::One, connection.as_fd())?)
 }
 
 /// A step that could not be brought to its end, on a full disk above all, is
@@ -95,6 +124,7 @@ fn finish(
     requests: &Requests,
     run: &RunRequest,
     ended: Option<Ended>,
+    turn: Option<Turn<'_>>,
     mount: &Path,
     connection: &Connection,
 ) -> Result<StepResult, Failure> {
@@ -104,6 +134,9 @@ fn finish(
         Some(_) => survivors::end_until(&views, grace, connection.as_fd()),
         None => survivors::end(&views, grace),
     };
+    // What it did at locked paths is done. Others need not wait for a merge, nor
+    // for the rest of its group, which may be waiting for them.
+    drop(turn);
     // Who has gone away meanwhile, or given up, is not told of a merge.
     let ended = ended.filter(|_| !connection.given_up());
     let exit = ended
@@ -325,10 +358,20 @@ impl RunEnd<'_> {
 }
 
 /// Opens a step that others run commands in.
-pub fn begin(requests: &Requests, step: &str) -> Result<Reply, Failure> {
+pub fn begin(
+    requests: &Requests,
+    step: &str,
+    private: &[PathBuf],
+    connection: &Connection,
+) -> Result<Reply, Failure> {
+    let turn = in_turn(requests, step, private, connection)?;
     let stage = requests.stage_to_enter()?;
-    let view = stage.begin(step)?;
+    let view = stage.begin_with(step, private)?;
     requests.steps.add(step, view.mount.clone(), None);
+    // Until it is merged, kept or discarded: whatever runs in it may use them.
+    if let Some(turn) = turn {
+        turn.keep();
+    }
     Ok(Reply::report("", &view))
 }
 
@@ -340,6 +383,15 @@ pub fn exec(
     note: String,
     connection: &mut Connection,
 ) -> Result<Reply, Failure> {
+    let locked = {
+        let stage = requests.stage_to_enter()?;
+        stage.view_of(step)?;
+        stage.locked_paths_of(step)
+    };
+    // It has its turn, unless it was left open by a `step run`.
+    let _turn = requests
+        .queue
+        .enter(step, locked, By::Any, connection.as_fd())?;
     let view = requests.stage_to_enter()?.view_of(step)?;
     requests.steps.count_exec(step, 1);
     let entered = Reply::Entered {
@@ -367,7 +419,7 @@ pub fn merge(
     let ended = survivors::end(&views, grace)?;
     let merged = stage.merge(steps, overrides);
     if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
-        steps.iter().for_each(|step| requests.steps.remove(step));
+        steps.iter().for_each(|step| ended_by_hand(requests, step));
     }
     let report = merged?;
     let text = with_survivors(&ended, &render::merged(&report));
@@ -382,7 +434,7 @@ pub fn keep(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, F
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
     let ended = survivors::end(&views, grace)?;
     let kept = stage.put_aside(step)?;
-    requests.steps.remove(step);
+    ended_by_hand(requests, step);
     let text = with_survivors(&ended, &render::kept(&kept));
     let mut data = serde_json::to_value(&kept).map_err(Error::from)?;
     data["survivors"] = json!(ended);
@@ -395,10 +447,16 @@ pub fn discard(requests: &Requests, step: &str, grace: Duration) -> Result<Reply
     let views: Vec<PathBuf> = requests.steps.idle(step, false)?.into_iter().collect();
     let ended = survivors::end(&views, grace)?;
     stage.discard(step)?;
-    requests.steps.remove(step);
+    ended_by_hand(requests, step);
     let text = with_survivors(&ended, "");
     let data = json!({ "survivors": ended });
     with_groups(&stage, &[step.to_owned()], text, data)
+}
+
+/// A step of `step begin` has come to its end, and so has its turn.
+fn ended_by_hand(requests: &Requests, step: &str) {
+    requests.steps.remove(step);
+    requests.queue.forget(step);
 }
 
 /// Merges the groups that waited for these steps alone, and adds what became of

@@ -3,6 +3,7 @@
 mod base;
 pub mod copy_up;
 mod disk;
+mod forget;
 mod held;
 mod ino;
 mod manifest;
@@ -23,6 +24,7 @@ use crate::tree::union::{Entry, Name};
 
 pub use base::Base;
 pub use disk::{DiskTree, Whiteouts, set_ino};
+pub use forget::forget_root;
 pub use held::{part_from_writers, replace_by_copy};
 pub use ino::Inos;
 pub use manifest::Manifest;

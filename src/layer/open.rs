@@ -5,7 +5,7 @@
 //! open), `work/` (made here, then renamed into place) and `links` (a journal).
 //! Paths are relative to that directory, so a file of the tree is `tree/0/…`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -17,7 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags};
 
 use super::disk::{DiskTree, Whiteouts, set_ino};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::inherit::hand_nothing_down;
 use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, xattr};
@@ -185,25 +185,40 @@ impl OpenLayer {
         let Some(state) = change(links.get(&ino).copied()) else {
             return Ok(None);
         };
-        let record = [
-            ino,
-            u64::from(state.nlink),
-            u64::from(state.origin),
-            u64::from(state.here),
-        ];
-        let mut bytes = [0_u8; RECORD];
-        for (slot, value) in bytes.chunks_exact_mut(8).zip(record) {
-            slot.copy_from_slice(&value.to_le_bytes());
-        }
         let journal = self.journal.lock();
         let before = journal.metadata()?.len();
-        if let Err(error) = (&*journal).write_all(&bytes) {
+        if let Err(error) = (&*journal).write_all(&record(ino, state)) {
             // Half a record would put all later ones out of step.
             let _ = journal.set_len(before);
             return Err(error.into());
         }
         links.insert(ino, state);
         Ok(Some(state))
+    }
+
+    /// Forgets what is recorded of the names of these inodes.
+    ///
+    /// # Errors
+    /// As openat(2), write(2) and renameat(2); then nothing has changed.
+    pub fn forget_link_states(&self, inodes: &HashSet<Ino>) -> Result<()> {
+        let mut links = self.links.lock();
+        if !inodes.iter().any(|ino| links.contains_key(ino)) {
+            return Ok(());
+        }
+        let left = links.iter().filter(|(ino, _)| !inodes.contains(ino));
+        let bytes: Vec<u8> = left.flat_map(|(ino, state)| record(*ino, *state)).collect();
+        let mut journal = self.journal.lock();
+        let temporary = self.temporary();
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_APPEND;
+        let mut file = File::from(at::open(&self.dir, &temporary, flags, 0o600)?);
+        let (to, over) = (Path::new(LINKS), RenameFlags::empty());
+        file.write_all(&bytes)
+            .map_err(Error::from)
+            .and_then(|()| at::rename(&self.dir, &temporary, &self.dir, to, over))
+            .inspect_err(|_| self.drop_temporary(&temporary))?;
+        *journal = file;
+        links.retain(|ino, _| !inodes.contains(ino));
+        Ok(())
     }
 
     /// Makes a whiteout under a fresh name in `work/`.
@@ -349,6 +364,21 @@ impl OpenLayer {
 }
 
 const RECORD: usize = 32;
+
+/// A line of the journal of names.
+fn record(ino: Ino, state: LinkState) -> [u8; RECORD] {
+    let fields = [
+        ino,
+        u64::from(state.nlink),
+        u64::from(state.origin),
+        u64::from(state.here),
+    ];
+    let mut bytes = [0; RECORD];
+    for (slot, value) in bytes.chunks_exact_mut(8).zip(fields) {
+        slot.copy_from_slice(&value.to_le_bytes());
+    }
+    bytes
+}
 
 /// Reads the journal of names; a torn last record is cut off.
 fn replay(journal: &mut File) -> Result<HashMap<Ino, LinkState>> {

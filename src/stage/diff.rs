@@ -52,7 +52,7 @@ impl Stage {
     /// A name that is both is refused; `step:NAME` and `snapshot:NAME` say which.
     ///
     /// For `None` and for now the head is sealed. A step that is still open is read as it
-    /// is; a change of a file with several names may show at one of them only.
+    /// is, without what it has only for itself; a change of a file with several names may show at one of them only.
     ///
     /// # Errors
     /// [`Failure::NotFound`] for a name that is neither step nor snapshot, nor
@@ -96,7 +96,11 @@ impl Stage {
         // Everything else is leased.
         let life = life.filter(|_| open.is_some());
         let stacks = self.before_and_after(&state, of);
-        let lines = stacks.and_then(|(old, new)| Ok(lines(&old, &new, &state.options.mapped)?));
+        let mut lines = stacks.and_then(|(old, new)| Ok(lines(&old, &new, &state.options.mapped)?));
+        if let (Some((_, step)), Ok(lines)) = (open, &mut lines) {
+            let dropped = state.unmerged(step);
+            lines.retain(|line| !dropped.iter().any(|path| line.path.starts_with(path)));
+        }
         if let Some((name, step)) = open
             && life.is_none()
             && (lines.is_err() || !self.is_open(name, step))

@@ -1,9 +1,11 @@
 //! Which paths can be mapped: the rules that need no look at what is there.
 
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use super::bind::stage_of;
 use super::{Failure, State};
+use crate::merge::SharingMode;
 use crate::sys::location::lies_in;
 use crate::sys::mountinfo::{self, Mount, is_ours};
 
@@ -74,6 +76,47 @@ pub fn resolve(workspace: &Path, shared: &[PathBuf], state_dir: &Path) -> Result
         }
     }
     Ok(mapped)
+}
+
+/// The modes of shared paths, by the paths that are mapped. `given` are the
+/// workspace and the shared paths as [`resolve`] had them, `modes` names some by
+/// these names or by where they lead. What is merged, as all else, is left out.
+///
+/// # Errors
+/// [`Failure::Usage`] with one sentence for a path that is not shared, is named
+/// twice, or is the workspace.
+pub fn sharing(
+    mapped: &[PathBuf],
+    given: &[&Path],
+    modes: &[(PathBuf, SharingMode)],
+) -> Result<BTreeMap<PathBuf, SharingMode>, Failure> {
+    let mut all = BTreeMap::new();
+    for (path, mode) in modes {
+        let plain = normalise(path)?;
+        let named = |index: &usize| {
+            mapped[*index] == plain || normalise(given[*index]).is_ok_and(|given| given == plain)
+        };
+        let found = (0..mapped.len().min(given.len())).find(named);
+        let Some(index) = found else {
+            return Err(Failure::Usage(format!(
+                "{} has the sharing mode {mode} but is no shared path: add --shared-path {}",
+                quoted(path),
+                plain.display()
+            )));
+        };
+        if index == 0 && *mode != SharingMode::Merge {
+            return Err(Failure::Usage(format!(
+                "{} is the workspace, which is always merged: only a shared path can be {mode}",
+                quoted(path)
+            )));
+        }
+        if all.insert(mapped[index].clone(), *mode).is_some() {
+            let text = format!("{} has two sharing modes", quoted(path));
+            return Err(Failure::Usage(text));
+        }
+    }
+    all.retain(|_, mode| *mode != SharingMode::Merge);
+    Ok(all)
 }
 
 /// Sees that a state directory is not part of another stage: it would be out of
@@ -244,6 +287,33 @@ mod tests {
         let expected = ["/no-a", "/no-a-b", "/no/a"].map(PathBuf::from);
         assert_eq!(mapped.paths, expected);
         assert!(mapped.notes.is_empty());
+    }
+
+    #[test]
+    fn modes_are_of_shared_paths() {
+        use SharingMode::{Locked, Merge, Private, Shared};
+        let mapped = ["/ws", "/real/npm", "/m2"].map(PathBuf::from);
+        let given = ["/ws", "/link/npm/", "/m2"].map(Path::new);
+        let modes = |modes: &[(&str, SharingMode)]| {
+            let modes: Vec<_> = modes.iter().map(|(p, m)| (p.into(), *m)).collect();
+            sharing(&mapped, &given, &modes).map_err(|failure| failure.to_string())
+        };
+        let both = modes(&[("/link//npm", Shared), ("/m2/", Locked)]).unwrap();
+        let expected = [("/real/npm", Shared), ("/m2", Locked)];
+        assert_eq!(both, expected.map(|(p, m)| (p.into(), m)).into());
+        assert_eq!(
+            modes(&[("/ws", Merge), ("/m2", Merge)]),
+            Ok(BTreeMap::new())
+        );
+        for (wrong, part) in [
+            (&[("/ws", Shared)][..], "is the workspace"),
+            (&[("/other", Private)], "add --shared-path /other"),
+            (&[("m2", Private)], "must be absolute"),
+            (&[("/m2", Merge), ("/m2/.", Shared)], "two sharing modes"),
+        ] {
+            let text = modes(wrong).unwrap_err();
+            assert!(text.contains(part), "{text}");
+        }
     }
 
     #[test]

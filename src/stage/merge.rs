@@ -117,7 +117,7 @@ impl Stage {
             }
         }
         self.seal_dirty_head()?;
-        let busy = self.stage_view.busy();
+        let busy = self.busy();
         let known = Rc::<Known>::default();
         let mut prepared = self.prepare(steps, &policies, &busy, &known)?;
         failpoint::hit("merge-before-commit");
@@ -129,7 +129,7 @@ impl Stage {
         let swapped = self.swap_stage_view(|old| {
             // People may have written since, which is a layer now, or may have
             // opened a file to write. No request gets in between from here on.
-            let now_busy = self.stage_view.busy();
+            let now_busy = self.busy();
             if self.state.lock().stack != prepared.onto || now_busy != busy {
                 self.drop_layers(&prepared.report.join_layers);
                 prepared = self.prepare(steps, &policies, &now_busy, &known)?;

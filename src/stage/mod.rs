@@ -39,6 +39,7 @@ mod renamed;
 mod reserve;
 mod rollback;
 mod sessions;
+mod sharing;
 mod shell;
 mod since;
 mod snapshots;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 
-use super::StepView;
+use super::{StepView, stage_mount};
 use crate::error::{Context, Error, Result};
 use crate::sys::{mount, mountinfo};
 
@@ -74,16 +74,23 @@ fn chdir(dir: &Path) -> Result<()> {
 }
 
 fn show(view: &StepView) -> Result<()> {
-    let root = File::open(&view.mount).context(|| view.mount.display().to_string())?;
+    let open = |mount: &Path| File::open(mount).context(|| mount.display().to_string());
+    let own = open(&view.mount)?;
+    let stage = match view.live.is_empty() {
+        true => None,
+        false => Some(open(&stage_mount(&view.state_dir))?),
+    };
     for (index, path) in view.mapped.iter().enumerate() {
-        let tree = mount::clone_mount(&root, Path::new(&index.to_string()))
+        let live = stage.as_ref().filter(|_| view.live.contains(path));
+        let tree = mount::clone_mount(live.unwrap_or(&own), Path::new(&index.to_string()))
             .map_err(|error| elsewhere(error, view))
             .context(|| format!("bind {}", path.display()))?;
-        // The stage's own view; beneath it lies the base.
+        // The stage's own view; beneath it lies the base. Also of a live path: what
+        // somebody has mounted there meanwhile is not in the stage.
         mount::detach(path)?;
         mount::attach(tree, path)?;
     }
-    drop(root);
+    drop((own, stage));
     // The mounts of this and of all other views lie in the state directory: a
     // copy of them here would keep each alive until this step ends.
     let mounts = mountinfo::own()?;

@@ -10,6 +10,7 @@ use nix::errno::Errno;
 
 use super::journal::{self, Record};
 use super::names::STAGE_VIEW;
+use super::sharing::drop_unmerged;
 use super::state::{Phase, State, now};
 use super::steps::tell_of_writers;
 use super::{Failure, LAYERS, Sessions, Stage, VIEWS, boot_id, make_state_dir, reserve};
@@ -166,6 +167,12 @@ fn settle_steps(
         };
         let base = state.steps[&name].base_stack.clone();
         let layer = layers.join(&id);
+        if recorded.is_none() && open.exists() {
+            // A seal that was under way has done it.
+            let below =
+                || Stage::assemble(dir, state, sessions.clone(), Vec::new())?.stack_of(&base);
+            drop_unmerged(state, &state.steps[&name], &OpenLayer::open(&open)?, below)?;
+        }
         let sealed = if layer.exists() {
             sweep_sealed(&layer)?;
             true

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Overrides, failpoint, reserve};
 use crate::error::{Context, Error, Result};
-use crate::merge::{Policy, SuffixPattern};
+use crate::merge::{Policy, SharingMode, SuffixPattern};
 use crate::tree::Ino;
 
 /// The file's name in the state directory.
@@ -46,6 +46,8 @@ pub struct Options {
     pub keep: u32,
     /// How `keep-both` names the later version.
     pub keep_both_as: SuffixPattern,
+    /// How steps share a mapped path, where that is not by merging.
+    pub sharing: BTreeMap<PathBuf, SharingMode>,
 }
 
 impl Default for Options {
@@ -59,6 +61,7 @@ impl Default for Options {
             policies: Vec::new(),
             keep: KEEP,
             keep_both_as: SuffixPattern::default(),
+            sharing: BTreeMap::new(),
         }
     }
 }
@@ -115,6 +118,9 @@ pub struct StepState {
     /// The commit that kept it, if it is one of those of which only so many are.
     #[serde(default)]
     pub kept_in: Option<u64>,
+    /// Shared paths that it has for itself, whatever their mode.
+    #[serde(default)]
+    pub private: Vec<PathBuf>,
 }
 
 /// A name for a stack.

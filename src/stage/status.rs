@@ -10,6 +10,7 @@ use super::kept::made_way;
 use super::merge::MERGED;
 use super::state::{GroupState, Phase, State};
 use super::{Session, SnapshotInfo, Stage};
+use crate::merge::SharingMode;
 use crate::tree::shown;
 
 /// A step, as `step list` and `status` show it.
@@ -83,6 +84,8 @@ pub struct Status {
     /// The mapped paths; the first is the workspace.
     #[serde(serialize_with = "shown::all::serialize")]
     pub mapped: Vec<PathBuf>,
+    /// How steps share each shared path.
+    pub sharing: BTreeMap<String, SharingMode>,
     /// Commits are synced to the disk.
     pub durable: bool,
     /// The open views.
@@ -153,6 +156,7 @@ impl Stage {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             mapped: state.options.mapped.clone(),
+            sharing: sharing(&state),
             durable: state.options.durable,
             views,
             steps: steps(&state),
@@ -200,6 +204,18 @@ impl Stage {
         }
         infos
     }
+}
+
+/// By the path as it is shown; the workspace is none of them.
+fn sharing(state: &State) -> BTreeMap<String, SharingMode> {
+    let shared = state.options.mapped.iter().skip(1);
+    let mode = |path: &PathBuf| {
+        (
+            shown::shown(path).to_string(),
+            state.options.sharing_of(path),
+        )
+    };
+    shared.map(mode).collect()
 }
 
 fn milliseconds(duration: Duration) -> u64 {

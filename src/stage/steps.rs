@@ -11,6 +11,7 @@ use super::groups::{group_of, member_begins, member_leaves};
 use super::head::forget_seal;
 use super::journal::Record;
 use super::names::{self, STAGE_VIEW};
+use super::sharing::drop_unmerged;
 use super::state::{Phase, State, StepState, now};
 use super::{Failure, Running, Stage, failpoint, occupants, recover, reserve};
 use crate::error::{Context, Result};
@@ -36,6 +37,9 @@ pub struct StepView {
     /// The mounts of all other views, to be detached inside the step.
     #[serde(with = "shown::all")]
     pub other_mounts: Vec<PathBuf>,
+    /// The mapped paths that show the stage's own view in the step, not this one.
+    #[serde(default, with = "shown::all")]
+    pub live: Vec<PathBuf>,
 }
 
 /// A step whose layer is immutable.
@@ -63,18 +67,23 @@ impl Stage {
     /// [`Failure::Usage`] for a bad name or one in use, else what sealing the
     /// head, the disk or mounting reports; then there is no such step.
     pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
-        names::check("step", step)?;
+        self.begin_with(step, &[])
+    }
+
+    /// [`Stage::begin`], for a step that has some shared paths for itself, whatever
+    /// their mode: what it changes there is dropped.
+    ///
+    /// # Errors
+    /// As [`Stage::begin`] and [`Stage::private_paths`].
+    pub fn begin_with(&self, step: &str, private: &[PathBuf]) -> Result<StepView, Failure> {
+        let private = self.private_paths(private)?;
         let _life = self.life.lock();
-        let state = self.state.lock();
-        if let Some(known) = state.steps.get(step) {
-            return Err(in_use(&state, step, known));
-        }
-        drop(state);
+        self.check_free(step)?;
         self.seal_dirty_head()?;
         let mut next = self.state.lock().clone();
         let stack = self.stack_of(&next.stack)?;
         let dir = self.view_dir(step);
-        let made = self.open_view(step, &dir, stack, &mut next);
+        let made = self.open_view(step, private, &dir, stack, &mut next);
         if made.is_err() {
             recover::remove_view(&dir);
         }
@@ -82,9 +91,23 @@ impl Stage {
         Ok(self.step_view(step, step, &next))
     }
 
+    /// Checks that a step of this name can begin.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a bad name or one in use.
+    pub fn check_free(&self, step: &str) -> Result<(), Failure> {
+        names::check("step", step)?;
+        let state = self.state.lock();
+        match state.steps.get(step) {
+            Some(known) => Err(in_use(&state, step, known)),
+            None => Ok(()),
+        }
+    }
+
     fn open_view(
         &self,
         step: &str,
+        private: Vec<PathBuf>,
         dir: &Path,
         stack: crate::layer::Stack,
         next: &mut State,
@@ -106,6 +129,7 @@ impl Stage {
             exit: None,
             reason: None,
             kept_in: None,
+            private,
         };
         next.steps.insert(step.to_owned(), started);
         next.gone.remove(step);
@@ -134,12 +158,14 @@ impl Stage {
             None => self.view_dir(view).join("mnt"),
         };
         let others = all.iter().filter(|(name, _)| *name != view);
+        let private = state.steps.get(step).map(|step| step.private.as_slice());
         StepView {
             name: step.to_owned(),
             mount,
             mapped: state.options.mapped.clone(),
             state_dir: self.dir.clone(),
             other_mounts: others.map(|(_, running)| running.mount.clone()).collect(),
+            live: state.options.live(private.unwrap_or_default()),
         }
     }
 
@@ -251,6 +277,10 @@ impl Stage {
             notes = tell_of_writers(&self.options().mapped, &held);
         }
         let open = running.view.close()?;
+        let state = self.state.lock().clone();
+        reserve::or_spend(&self.dir, || {
+            drop_unmerged(&state, known, &open, || self.stack_of(&known.base_stack))
+        })?;
         let layer = if open.is_clean()? {
             None
         } else {

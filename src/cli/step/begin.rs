@@ -1,5 +1,8 @@
 //! `step begin`: opens a step's view.
 
+use std::path::PathBuf;
+
+use super::turn;
 use crate::cli::output::{Trouble, show};
 use crate::cli::place::Place;
 use crate::control::Request;
@@ -7,7 +10,8 @@ use crate::control::Request;
 /// Open a private view of the stage, to run commands in with `step exec`.
 ///
 /// It shows the stage as it is now; the stage sees none of what happens in it
-/// until `step merge`.
+/// until `step merge`. Where a shared path is `locked` it waits for its turn, and
+/// has that until it is merged, kept or discarded.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -18,6 +22,10 @@ pub struct Arguments {
     /// The step.
     #[arg(value_name = "NAME")]
     step: String,
+    /// A shared path that the step has for itself, whatever its mode: what it changes there is
+    /// dropped, and it waits for no turn. May be repeated.
+    #[arg(long, value_name = "PATH")]
+    private: Vec<PathBuf>,
     /// Print JSON: where the view is mounted.
     #[arg(long)]
     json: bool,
@@ -29,7 +37,11 @@ pub struct Arguments {
 /// One sentence.
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let request = Request::StepBegin {
-        step: arguments.step,
+        step: arguments.step.clone(),
+        private: arguments.private,
     };
-    show(place.ask(&request)?, arguments.json)
+    let mut client = place.connect()?;
+    let who = (arguments.step.as_str(), turn::PRIVATE);
+    let reply = turn::ask(&mut client, &request, who, place)?;
+    show(reply, arguments.json)
 }

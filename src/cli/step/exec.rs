@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::result::{Ran, recorded};
+use super::turn;
 use crate::cli::output::{Trouble, unexpected};
 use crate::cli::place::Place;
 use crate::cli::policy;
@@ -54,7 +55,7 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
     let request = Request::StepExec {
         step: arguments.step.clone(),
     };
-    let view = match client.ask(&request)? {
+    let view = match turn::ask(&mut client, &request, (&arguments.step, ""), place)? {
         Reply::Entered { view, .. } => view,
         other => return Err(unexpected(other, false)),
     };

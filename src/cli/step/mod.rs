@@ -9,6 +9,7 @@ mod merge;
 pub mod result;
 mod run;
 mod shell;
+mod turn;
 
 use super::output::Trouble;
 use super::place::Place;

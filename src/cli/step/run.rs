@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::result::{Ran, recorded};
+use super::turn;
 use crate::cli::RUN_FAILED;
 use crate::cli::output::{Trouble, note, unexpected};
 use crate::cli::place::Place;
@@ -25,6 +26,10 @@ use crate::stage::survivors;
 /// executed, 127 if there is none. 121: it succeeded, but its changes conflict
 /// with others; its layer is kept for `step merge`. 124: it took too long.
 /// 125: harness-fs itself failed.
+///
+/// Where a shared path is `locked` (see `mount --sharing`), it waits for its turn, and
+/// has that until the command has ended, with all that it has left behind. The wait
+/// does not count for --timeout.
 ///
 /// A signal is passed on to the command. Once that has ended, a signal (^C)
 /// gives the step up: it is discarded, or kept with --on-failure keep.
@@ -59,6 +64,10 @@ pub struct Arguments {
     /// End the command after this time; it fails with exit code 124.
     #[arg(long, value_name = "TIME", value_parser = policy::duration)]
     timeout: Option<Duration>,
+    /// A shared path that the step has for itself, whatever its mode: what it changes there is
+    /// dropped, and it waits for no turn. May be repeated.
+    #[arg(long, value_name = "PATH")]
+    private: Vec<PathBuf>,
     /// Write what became of the step to this file, as JSON.
     #[arg(long, value_name = "FILE")]
     result: Option<PathBuf>,
@@ -86,8 +95,10 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         on_conflict: arguments.on_conflict,
         keep_both_as: arguments.keep_both_as.clone(),
         grace_ms: policy::millis(arguments.grace),
+        private: arguments.private.clone(),
     });
-    let (view, others) = match client.ask(&request)? {
+    let who = (arguments.step.as_str(), turn::PRIVATE);
+    let (view, others) = match turn::ask(&mut client, &request, who, place)? {
         Reply::Entered { view, others, .. } => (view, others),
         other => return Err(unexpected(other, false)),
     };

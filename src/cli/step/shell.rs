@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::result::{Ran, recorded};
+use super::turn;
 use crate::cli::output::{Trouble, expect_report, note, unexpected};
 use crate::cli::place::Place;
 use crate::cli::policy;
@@ -63,7 +64,7 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         step: arguments.step.clone(),
         grace_ms: policy::millis(arguments.grace),
     };
-    let (view, said) = match client.ask(&request)? {
+    let (view, said) = match turn::ask(&mut client, &request, (&arguments.step, ""), place)? {
         Reply::Entered { view, note, .. } => (view, note),
         other => return Err(unexpected(other, false)),
     };

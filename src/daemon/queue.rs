@@ -114,13 +114,12 @@ impl Line {
         let waiter = &self.waiting[place];
         let first = |path: &PathBuf| {
             let mut holders = self.holders.iter();
-            let has =
-                holders.find(|(name, holder)| **name != waiter.name && holder.paths.contains(path));
             let mut earlier = self.waiting[..place].iter();
-            let wants = |other: &&Waiter| other.name != waiter.name && other.paths.contains(path);
-            let step = match has {
+            let step = match holders.find(|(_, holder)| holder.paths.contains(path)) {
+                // A command of the step that has the turn.
+                Some((name, _)) if *name == waiter.name => return None,
                 Some((name, _)) => name,
-                None => &earlier.find(wants)?.name,
+                None => &earlier.find(|other| other.paths.contains(path))?.name,
             };
             Some(Before {
                 path: path.clone(),
@@ -391,9 +390,9 @@ mod tests {
         enter("begun", By::One).unwrap().unwrap().keep();
         let twice = enter("begun", By::One).unwrap_err();
         assert_eq!(twice.errno(), Errno::EALREADY);
-        let command = enter("begun", By::Any).unwrap();
         let next = step(&queue, "next", &["/m2"]);
         assert_eq!(waiting(&queue).len(), 1);
+        let command = enter("begun", By::Any).unwrap();
         queue.forget("next");
         queue.forget("begun");
         queue.forget("begun");

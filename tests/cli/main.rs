@@ -16,6 +16,7 @@ mod places;
 mod protocol;
 mod rig;
 mod rollback;
+mod sharing;
 mod shell;
 mod suffixes;
 mod untold;

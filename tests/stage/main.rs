@@ -18,5 +18,6 @@ mod random;
 mod rig;
 mod rollback;
 mod shapes;
+mod sharing;
 mod shell;
 mod snapshots;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use harness_fs::error::Result;
 use harness_fs::layer::copy_up::{self, Extent};
 use harness_fs::layer::{OpenLayer, Stack, Visit, set_ino, walk};
+use harness_fs::merge::SharingMode;
 use harness_fs::stage::{Invalidation, Options, Session, Sessions, Stage};
 use harness_fs::tree::union::Entry;
 use harness_fs::tree::{Ino, Kind, marker};
@@ -139,10 +140,23 @@ impl Rig {
     }
 
     pub fn create(dir: &Path) -> Rig {
+        Rig::create_sharing(dir, SharingMode::Merge)
+    }
+
+    /// A stage whose shared path has a mode.
+    pub fn sharing(mode: SharingMode) -> Rig {
+        let held = tempfile::tempdir().unwrap();
+        let mut rig = Rig::create_sharing(held.path(), mode);
+        rig._held = Some(held);
+        rig
+    }
+
+    fn create_sharing(dir: &Path, mode: SharingMode) -> Rig {
         fill_base(dir);
         let options = Options {
             name: "test".to_owned(),
             mapped: mapped(dir),
+            sharing: [(dir.join("m2"), mode)].into(),
             ..Options::default()
         };
         let fakes = Arc::new(Fakes::default());

@@ -44,9 +44,10 @@ class Client:
 
 def enter(view):
     done = libc.unshare(CLONE_NEWNS) | libc.mount(None, b"/", None, MS_REC | MS_SLAVE, None)
-    for number, path in enumerate(map(os.fsencode, view["mapped"])):
-        libc.umount2(path, MNT_DETACH)
-        done |= libc.mount(os.fsencode(f"{view['mount']}/{number}"), path, None, MS_BIND, None)
+    for number, path in enumerate(view["mapped"]):
+        if path not in view["live"]:
+            libc.umount2(os.fsencode(path), MNT_DETACH)
+            done |= libc.mount(os.fsencode(f"{view['mount']}/{number}"), os.fsencode(path), None, MS_BIND, None)
     for mount in [view["mount"], *view["other_mounts"]]:
         libc.umount2(os.fsencode(mount), MNT_DETACH)
     options = b"size=4k,nr_inodes=2,mode=0555"

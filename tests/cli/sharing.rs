@@ -384,3 +384,36 @@ fn a_mode_that_cannot_be_is_refused() {
         assert!(ran.err.contains(said), "{said}: {}", ran.err);
     }
 }
+
+/// As any client of the protocol does it.
+#[test]
+fn a_client_in_python_shares_a_path_too() {
+    let clients = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli");
+    shared(
+        "locked",
+        &format!(
+            r#"
+        run() {{
+            PYTHONPATH='{clients}' python3 -B -c '
+import sys
+from client import Client
+client = Client(sys.argv[1])
+done = client.run("step_run", ["sh", "-euc", sys.argv[3]], step="py", private=sys.argv[2].split())
+print(done["outcome"])' "$HARNESS_FS_STATE_DIR" "$@"
+        }}
+        is "$(run "$T/conf" 'echo live >"$T/vol/live"; echo mine >"$T/conf"; echo 1 >by-py; exit 1')" discarded
+        is "$(cat "$T/vol/live" "$T/conf")" "$(printf 'live\nbase')"
+        [ ! -e "$W/by-py" ]
+        # It waits as others do.
+        "$H" step begin a
+        run '' 'cat "$T/vol/live"; echo 1 >by-py' >"$T/py" & py=$!
+        lists '^py  waiting '
+        echo stage >"$T/vol/live"
+        "$H" step discard a
+        code 0 wait "$py"
+        is "$(cat "$T/py")" "$(printf 'stage\nmerged')"
+        [ -e "$W/by-py" ]
+        "#
+        ),
+    );
+}

@@ -119,7 +119,7 @@ fn a_type_tells_its_names() {
     );
     let requests = variants::<Request>();
     assert!(requests.contains(&("status", vec![])), "{requests:?}");
-    assert!(requests.contains(&("step_begin", vec!["step"])));
+    assert!(requests.contains(&("step_exec", vec!["step"])));
     assert!(requests.iter().any(|(name, fields)| {
         *name == "export" && fields == &["snapshot", "to", "without_base", "allow_secret"]
     }));

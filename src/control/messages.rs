@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::{PROTOCOL, VERSION};
 use crate::merge::{Policy, Race, SuffixPattern};
-use crate::stage::StepView;
 use crate::stage::survivors::Survivor;
+use crate::stage::{IfOneFails, StepView};
 
 /// How long processes that are left have to end, where a client does not say.
 const GRACE_MS: u64 = 10_000;
@@ -233,6 +233,14 @@ pub enum Request {
         group: String,
         /// Its members, in the order of the merge.
         members: Vec<String>,
+        /// What the failure of one does to the others.
+        #[serde(default)]
+        if_one_fails: IfOneFails,
+    },
+    /// End what runs of a group, and merge nothing of it.
+    GroupAbort {
+        /// The group.
+        group: String,
     },
     /// What changed: in the stage, by a step, up to a snapshot or between two moments.
     Diff {
@@ -315,6 +323,8 @@ pub enum Outcome {
     Kept,
     /// It succeeded and waits for the rest of its group.
     WaitingForGroup,
+    /// Its group was aborted, and so it is ended, and is not merged.
+    Aborted,
     /// harness-fs failed; the stage is as before.
     Failed,
 }

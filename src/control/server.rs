@@ -1,6 +1,6 @@
 //! The daemon's side of the socket: a thread per connection.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, PipeReader};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::socket::{getsockopt, sockopt};
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ const LIMITS: Limits = Limits {
 /// Between attempts when no connection can be accepted, for lack of descriptors
 /// most likely: accept(2) fails at once then, again and again.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between looks for processes that are to end, at first and at last.
+const LOOKS: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 #[derive(Clone, Copy, Debug)]
 struct Limits {
@@ -93,9 +96,40 @@ impl Connection {
     /// Lets the client run a command in a view, and waits until it says how that
     /// has ended; `None` when it has gone away.
     pub fn ended(&mut self, entered: &Reply) -> Option<Ended> {
+        self.ended_after(entered, &mut |_| ())
+    }
+
+    /// As [`Connection::ended`]. Once nobody has the other end of `alarm` any more,
+    /// `end` is called, to end the command, and again as long as it may have been
+    /// too early: the client may not have started it yet.
+    pub fn ended_or_alarmed(
+        &mut self,
+        entered: &Reply,
+        alarm: &PipeReader,
+        end: &mut dyn FnMut(),
+    ) -> Option<Ended> {
+        self.ended_after(entered, &mut |client| {
+            if wait(&[client, alarm.as_fd()], None) {
+                return;
+            }
+            let [mut pause, longest] = LOOKS;
+            end();
+            while !wait(&[client], Some(pause)) {
+                end();
+                pause = (pause * 2).min(longest);
+            }
+        })
+    }
+
+    /// `wait` is called with the client's socket before it is read.
+    fn ended_after(
+        &mut self,
+        entered: &Reply,
+        wait: &mut dyn FnMut(BorrowedFd<'_>),
+    ) -> Option<Ended> {
         self.wire.send(entered).ok()?;
         loop {
-            if let Request::StepEnded(ended) = self.next()? {
+            if let Request::StepEnded(ended) = self.next_after(wait)? {
                 return Some(ended);
             }
             let text = "a command is running on this connection: nothing but its end, \
@@ -108,7 +142,14 @@ impl Connection {
     /// without a word or in the middle of one. What cannot be carried out is
     /// answered, and changes nothing.
     fn next(&mut self) -> Option<Request> {
+        self.next_after(&mut |_| ())
+    }
+
+    fn next_after(&mut self, wait: &mut dyn FnMut(BorrowedFd<'_>)) -> Option<Request> {
         loop {
+            if !self.wire.has_more() {
+                wait(self.wire.stream().as_fd());
+            }
             let line = match self.wire.receive_line() {
                 Ok(line) => line?,
                 Err(error) => {
@@ -138,6 +179,20 @@ impl AsFd for Connection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wire.stream().as_fd()
     }
+}
+
+/// Waits until the first of them can be read, which it says, or another, or for
+/// so long.
+fn wait(all: &[BorrowedFd<'_>], limit: Option<Duration>) -> bool {
+    let mut polled: Vec<PollFd<'_>> = all
+        .iter()
+        .map(|fd| PollFd::new(*fd, PollFlags::POLLIN))
+        .collect();
+    let limit = limit.map_or(PollTimeout::NONE, |limit| {
+        PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX)
+    });
+    while nix::poll::poll(&mut polled, limit) == Err(Errno::EINTR) {}
+    polled[0].any().unwrap_or(false)
 }
 
 /// The listening socket.

@@ -45,6 +45,11 @@ impl Wire {
         self.reader.get_ref()
     }
 
+    /// Whether something has come that was not received yet.
+    pub fn has_more(&self) -> bool {
+        !self.reader.buffer().is_empty()
+    }
+
     /// Sends one message.
     ///
     /// # Errors

@@ -146,7 +146,7 @@ fn discard_open(stage: &Stage, steps: &[String]) {
         if step.state != Phase::Open || !steps.contains(&step.name) {
             continue;
         }
-        match stage.discard(&step.name) {
+        match stage.discard_cut_off(&step.name) {
             Ok(()) => discarded.push(step.name),
             Err(error) => log::warn!("step '{}': {error}", step.name),
         }

@@ -4,6 +4,7 @@
 //! server does everything; the supervisor is in no request's path and has one
 //! duty: when the server dies, nothing may hang and the reason must be known.
 
+mod abort;
 mod cleanup;
 mod content;
 mod death;

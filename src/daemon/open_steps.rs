@@ -1,6 +1,7 @@
 //! Steps that have processes, and who runs in them.
 
 use std::collections::BTreeMap;
+use std::io::PipeWriter;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use crate::stage::Failure;
 #[derive(Debug, Default)]
 pub struct Steps {
     open: Mutex<BTreeMap<String, Open>>,
+    fewer: Condvar,
     /// How many `step run` have not been told yet what became of their step.
     runs: Mutex<usize>,
     all_told: Condvar,
@@ -26,6 +28,8 @@ pub struct Run {
     pub group: Option<String>,
     /// Its step is kept if its command is cut off.
     pub keep: bool,
+    /// Closed to have its command ended.
+    pub alarm: Option<PipeWriter>,
 }
 
 /// A `step run`, until it has been told what became of its step.
@@ -91,6 +95,32 @@ impl Steps {
     /// It has no view any more.
     pub fn remove(&self, step: &str) {
         self.open.lock().remove(step);
+        self.fewer.notify_all();
+    }
+
+    /// Has the command of a `step run` ended, by the thread that waits for it.
+    /// Says whether there is one.
+    pub fn alarm(&self, step: &str) -> bool {
+        let mut open = self.open.lock();
+        match open.get_mut(step).and_then(|open| open.run.as_mut()) {
+            Some(run) => {
+                run.alarm = None;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Waits until no `step run` has one of these steps, or for so long. Says
+    /// whether none has.
+    pub fn wait_for(&self, steps: &[String], limit: Duration) -> bool {
+        let mut open = self.open.lock();
+        let any = |open: &mut BTreeMap<String, Open>| {
+            let has = |step| open.get(step).is_some_and(|open| open.run.is_some());
+            steps.iter().any(has)
+        };
+        self.fewer.wait_while_for(&mut open, any, limit);
+        !any(&mut open)
     }
 
     /// Nobody runs the step any more, and it is still open: others may run
@@ -99,6 +129,7 @@ impl Steps {
         if let Some(open) = self.open.lock().get_mut(step) {
             open.run = None;
         }
+        self.fewer.notify_all();
     }
 
     /// A command of `step exec` has begun (1) or ended (-1).
@@ -149,6 +180,7 @@ mod tests {
         let run = |group: Option<&str>, keep| Run {
             group: group.map(str::to_owned),
             keep,
+            alarm: None,
         };
         steps.add("a", "/a".into(), Some(run(Some("g"), true)));
         steps.add("b", "/b".into(), Some(run(None, false)));

@@ -10,8 +10,8 @@ use super::queue::{Before, Waiting};
 use crate::export::{ApplyReport, ExportReport, LeftOut};
 use crate::merge::{Race, SharingMode};
 use crate::stage::{
-    Change, ConflictReport, DiffLine, EndReport, MergeReport, Phase, RestoreReport, SealedStep,
-    SnapshotInfo, Status, StepInfo,
+    Change, ConflictReport, DiffLine, EndReport, GroupState, MergeReport, Phase, RestoreReport,
+    SealedStep, SnapshotInfo, Status, StepInfo,
 };
 use crate::tree::shown::shown;
 
@@ -410,14 +410,56 @@ fn views(status: &Status) -> String {
 
 fn groups(status: &Status) -> String {
     let rows = status.groups.iter().map(|(name, group)| {
-        let member = |member: &String| match group.ended.contains_key(member) {
-            true => format!("{member} (ended)"),
-            false => member.clone(),
+        let member = |member: &String| {
+            if group.failed.contains(member) {
+                format!("{member} (failed)")
+            } else if group.ended.contains_key(member) {
+                format!("{member} (ended)")
+            } else {
+                member.clone()
+            }
         };
         let members: Vec<String> = group.members.iter().map(member).collect();
-        [name.clone(), members.join(", ")]
+        let aborted = group.aborted.as_ref();
+        let aborted = aborted.map(|why| format!("aborted: {why}"));
+        [
+            name.clone(),
+            members.join(", "),
+            aborted.unwrap_or_default(),
+        ]
     });
     table(rows)
+}
+
+/// What a group waits for.
+pub fn group_waits(name: &str, group: &GroupState) -> String {
+    let (failed, running): (Vec<String>, Vec<String>) = group
+        .waits_for()
+        .into_iter()
+        .partition(|member| group.failed.contains(member));
+    let mut text = String::new();
+    if !running.is_empty() {
+        line!(text, "group '{name}' is waiting for {}", running.join(", "));
+    }
+    if !failed.is_empty() {
+        line!(
+            text,
+            "group '{name}' is not merged, as {} failed: run it again, or `group close {name}` merges the others",
+            failed.join(", ")
+        );
+    }
+    text
+}
+
+/// What became of the members of a group that was aborted.
+pub fn aborted(name: &str, ended: &[String], succeeded: &[String]) -> String {
+    let mut text = format!("group '{name}' is aborted, and nothing of it is merged");
+    for (what, steps) in [("ended", ended), ("discarded, though done", succeeded)] {
+        if !steps.is_empty() {
+            text.push_str(&format!("; {what}: {}", steps.join(", ")));
+        }
+    }
+    text
 }
 
 fn layers(status: &Status) -> String {

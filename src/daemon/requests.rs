@@ -312,10 +312,16 @@ impl Requests {
                 self.stage()?.remove_group(&group)?;
                 Ok(Reply::done())
             }
-            Request::GroupDeclare { group, members } => {
-                self.stage()?.declare_group(&group, &members)?;
+            Request::GroupDeclare {
+                group,
+                members,
+                if_one_fails,
+            } => {
+                self.stage()?
+                    .declare_group_as(&group, &members, if_one_fails)?;
                 Ok(Reply::done())
             }
+            Request::GroupAbort { group } => super::abort::abort(self, &group, connection),
             Request::Diff { of } => {
                 let lines = self.stage()?.diff(of.as_deref())?;
                 Ok(Reply::report(render::diff(&lines), &lines))

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::abort::end_members;
 use super::open_steps::Run;
 use super::queue::{By, Turn};
 use super::render;
@@ -13,7 +14,9 @@ use super::requests::{Requests, code_of, refusal};
 use crate::control::{Connection, Ended, OnFailure, Outcome, Reply, RunRequest, StepResult};
 use crate::error::Error;
 use crate::stage::survivors::{self, Survivor};
-use crate::stage::{ConflictReport, Failure, MemberOutcome, MergeReport, Overrides, Stage};
+use crate::stage::{
+    ConflictReport, Failure, GroupState, IfOneFails, MemberOutcome, MergeReport, Overrides, Stage,
+};
 
 /// A view for a command that the client runs; when it has ended, or the client
 /// is gone, the step comes to its end.
@@ -28,6 +31,7 @@ pub fn run(
     check_group(&*requests.stage_to_enter()?, &mut run.clone())?;
     let turn = in_turn(requests, &run.step, &run.private, connection)?;
     let over;
+    let (alarmed, alarm) = std::io::pipe().map_err(Error::from)?;
     let (view, others) = {
         let stage = requests.stage_to_enter()?;
         over = check_group(&stage, &mut run)?;
@@ -36,9 +40,14 @@ pub fn run(
         let known = Run {
             group: run.group.clone(),
             keep: run.on_failure == OnFailure::Keep,
+            alarm: Some(alarm),
         };
         // While the stage is lent, or its end would not see the step.
         steps.add(&run.step, view.mount.clone(), Some(known));
+        if is_aborted(&stage, run.group.as_deref()) {
+            // Between its beginning and now: nobody else has ended it.
+            steps.alarm(&run.step);
+        }
         (view, others)
     };
     let mount = view.mount.clone();
@@ -47,7 +56,15 @@ pub fn run(
         others,
         note: String::new(),
     };
-    let ended = connection.ended(&entered);
+    let grace = Duration::from_millis(run.grace_ms);
+    let ended = connection.ended_or_alarmed(&entered, &alarmed, &mut || match survivors::end(
+        std::slice::from_ref(&mount),
+        grace,
+    ) {
+        Ok(ended) if ended.is_empty() => {}
+        Ok(_) => log::info!("step '{}': ended with its group", run.step),
+        Err(error) => log::warn!("step '{}': {error}", run.step),
+    });
     if ended.is_none() {
         log::warn!("step '{}': its command line is gone", run.step);
     }
@@ -148,6 +165,7 @@ fn finish(
     let ended = ended.as_ref();
     let stage = requests.stage()?;
     let mut end = RunEnd {
+        requests,
         stage: &stage,
         run,
         // Which may have been declared, or removed, while it ran.
@@ -172,6 +190,10 @@ fn finish(
             return Ok(end.result);
         }
     }
+    if is_aborted(&stage, end.group.as_deref()) {
+        end.aborted()?;
+        return Ok(end.result);
+    }
     match ended {
         Some(ended) if ended.success() => end.succeeded(None)?,
         Some(ended) if !ended.started => {
@@ -180,19 +202,22 @@ fn finish(
         Some(ended) => end.failed(run.on_failure, &reason(ended))?,
         // What was cut off is neither a success nor a failure that somebody
         // expected: it may be looked at, but it is not merged.
-        None => {
-            let reason = match unmounted {
-                true => "the stage was unmounted",
-                false => "its command line was ended",
-            };
-            let on_failure = match run.on_failure {
-                OnFailure::Keep => OnFailure::Keep,
-                OnFailure::Discard | OnFailure::Merge => OnFailure::Discard,
-            };
-            end.failed(on_failure, reason)?;
-        }
+        None if unmounted => end.unmounted(cut_off(run.on_failure))?,
+        None => end.failed(cut_off(run.on_failure), "its command line was ended")?,
     }
     Ok(end.result)
+}
+
+fn is_aborted(stage: &Stage, group: Option<&str>) -> bool {
+    group.is_some_and(|group| stage.aborted_group(group).is_some())
+}
+
+/// What becomes of a step of which the command was cut off.
+fn cut_off(on_failure: OnFailure) -> OnFailure {
+    match on_failure {
+        OnFailure::Keep => OnFailure::Keep,
+        OnFailure::Discard | OnFailure::Merge => OnFailure::Discard,
+    }
 }
 
 /// Why a step failed, in a few words.
@@ -209,6 +234,7 @@ fn reason(ended: &Ended) -> String {
 
 /// The end of a step that was run.
 struct RunEnd<'a> {
+    requests: &'a Requests,
     stage: &'a Stage,
     run: &'a RunRequest,
     group: Option<String>,
@@ -244,6 +270,10 @@ impl RunEnd<'_> {
                 self.result.conflicts = json!(report.conflicts);
                 self.result.races = report.races;
             }
+            Ok(None) if is_aborted(self.stage, self.group.as_deref()) => {
+                // After it was looked at for that.
+                self.result.outcome = Outcome::Aborted;
+            }
             Ok(None) => {
                 self.result.outcome = Outcome::WaitingForGroup;
                 self.layer();
@@ -261,25 +291,10 @@ impl RunEnd<'_> {
     /// Does with it what is to be done with failures.
     fn failed(&mut self, on_failure: OnFailure, reason: &str) -> Result<(), Failure> {
         let step = &self.run.step;
-        match on_failure {
-            OnFailure::Merge => return self.succeeded(Some(on_failure)),
-            OnFailure::Keep => {
-                self.result.outcome = Outcome::Kept;
-                self.add(&format!(
-                    "the step failed ({reason}); the stage is unchanged and the step's changes are kept: \
-                     `harness-fs diff {step}` lists them, `step merge {step}` or `step discard {step}` decides"
-                ));
-                self.stage.record_exit(step, self.exit)?;
-                let notes = self.stage.keep(step, reason)?;
-                notes.iter().for_each(|note| self.add(note));
-            }
-            OnFailure::Discard => {
-                self.result.outcome = Outcome::Discarded;
-                self.add(&format!(
-                    "the step failed ({reason}); its changes are discarded"
-                ));
-            }
+        if on_failure == OnFailure::Merge {
+            return self.succeeded(Some(on_failure));
         }
+        self.put_aside(on_failure, &format!("the step failed ({reason})"), reason)?;
         if let Some(group) = self.group.clone() {
             match self.member_ended(&group, Some(on_failure)) {
                 Ok(Some(report)) => {
@@ -293,6 +308,60 @@ impl RunEnd<'_> {
             }
         } else if on_failure == OnFailure::Discard {
             self.stage.discard(step)?;
+        }
+        self.layer();
+        Ok(())
+    }
+
+    /// Says what becomes of what it changed, and keeps that if it is to be kept.
+    fn put_aside(
+        &mut self,
+        on_failure: OnFailure,
+        what: &str,
+        reason: &str,
+    ) -> Result<(), Failure> {
+        let step = &self.run.step;
+        if on_failure != OnFailure::Keep {
+            self.result.outcome = Outcome::Discarded;
+            self.add(&format!("{what}; its changes are discarded"));
+            return Ok(());
+        }
+        self.result.outcome = Outcome::Kept;
+        self.add(&format!(
+            "{what}; the stage is unchanged and the step's changes are kept: \
+             `harness-fs diff {step}` lists them, `step merge {step}` or `step discard {step}` decides"
+        ));
+        self.stage.record_exit(step, self.exit)?;
+        let notes = self.stage.keep(step, reason)?;
+        notes.iter().for_each(|note| self.add(note));
+        Ok(())
+    }
+
+    /// Ends it with its group, whatever its command has done.
+    fn aborted(&mut self) -> Result<(), Failure> {
+        let group = self.group.clone().unwrap_or_default();
+        let why = self.stage.aborted_group(&group).unwrap_or_default();
+        let on_failure = cut_off(self.run.on_failure);
+        let what = format!("the step is ended, as its group '{group}' was aborted ({why})");
+        self.put_aside(on_failure, &what, "its group was aborted")?;
+        self.member_ended(&group, Some(on_failure))?;
+        self.result.outcome = Outcome::Aborted;
+        self.layer();
+        Ok(())
+    }
+
+    /// Puts it away with the stage. A group that is not to be merged without it goes
+    /// on waiting for it.
+    fn unmounted(&mut self, on_failure: OnFailure) -> Result<(), Failure> {
+        let reason = "the stage was unmounted";
+        let groups = self.stage.status().groups;
+        let group = self.group.as_ref().and_then(|group| groups.get(group));
+        if group.is_none_or(|group| group.if_one_fails == IfOneFails::MergeOthers) {
+            return self.failed(on_failure, reason);
+        }
+        self.put_aside(on_failure, &format!("the step failed ({reason})"), reason)?;
+        if on_failure != OnFailure::Keep {
+            self.stage.discard_cut_off(&self.run.step)?;
         }
         self.layer();
         Ok(())
@@ -312,20 +381,33 @@ impl RunEnd<'_> {
             },
         };
         let overrides = self.overrides();
+        let before = self.stage.status().groups.remove(group);
         let merged = self
             .stage
             .group_member_ended(group, &self.run.step, outcome, overrides)?;
-        if merged.is_none() {
-            let groups = self.stage.status().groups;
-            let waiting = groups.get(group).map(|group| {
-                let still = |member: &&String| !group.ended.contains_key(*member);
-                group.members.iter().filter(still).cloned().collect()
-            });
-            self.result.waiting_for = waiting.unwrap_or_default();
-            let waiting = self.result.waiting_for.join(", ");
-            self.add(&format!("group '{group}' is waiting for {waiting}"));
+        let Some(known) = self.stage.status().groups.remove(group) else {
+            return Ok(merged);
+        };
+        if known.aborted.is_none() && merged.is_none() {
+            self.result.waiting_for = known.waits_for();
+            self.add(&render::group_waits(group, &known));
+        }
+        if let Some(before) = before.filter(|before| before.aborted.is_none())
+            && known.aborted.is_some()
+        {
+            self.abort(group, &before)?;
         }
         Ok(merged)
+    }
+
+    /// Ends the others of a group that this one has failed.
+    fn abort(&mut self, group: &str, before: &GroupState) -> Result<(), Failure> {
+        let succeeded = before.ended.iter();
+        let succeeded = succeeded.filter(|(_, ended)| **ended == crate::stage::MemberEnded::Merge);
+        let succeeded: Vec<String> = succeeded.map(|(member, _)| member.clone()).collect();
+        let ended = end_members(self.requests, self.stage, group)?;
+        self.add(&render::aborted(group, &ended, &succeeded));
+        Ok(())
     }
 
     fn overrides(&self) -> Overrides {

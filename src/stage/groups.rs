@@ -1,6 +1,7 @@
 //! Groups: steps that run at once and merge together, in declared order.
 
-use super::state::{Ended, GroupState, Phase, State};
+use super::abort::{abort, is_being_ended};
+use super::state::{Ended, GroupState, IfOneFails, Phase, State};
 use super::steps::known_step;
 use super::{Failure, MergeReport, Overrides, Stage, names};
 
@@ -46,6 +47,19 @@ impl Stage {
     /// [`Failure::Usage`] for bad names, no or doubled members, or a name or a
     /// member that another group has, else what committing reports.
     pub fn declare_group(&self, name: &str, members: &[String]) -> Result<(), Failure> {
+        self.declare_group_as(name, members, IfOneFails::default())
+    }
+
+    /// [`Stage::declare_group`], with what the failure of one does to the others.
+    ///
+    /// # Errors
+    /// As [`Stage::declare_group`].
+    pub fn declare_group_as(
+        &self,
+        name: &str,
+        members: &[String],
+        if_one_fails: IfOneFails,
+    ) -> Result<(), Failure> {
         names::check("group", name)?;
         for member in members {
             names::check("step", member)?;
@@ -53,6 +67,14 @@ impl Stage {
         let _life = self.life.lock();
         let mut next = self.state.lock().clone();
         let usage = |text: String| Err(Failure::Usage(text));
+        // One that was aborted makes way once nothing of it runs any more.
+        let known = next.groups.clone();
+        for (other, group) in known.iter().filter(|(_, group)| group.aborted.is_some()) {
+            let shared = group.members.iter().any(|member| members.contains(member));
+            if (other == name || shared) && !is_being_ended(&next, group) {
+                dissolve(&mut next, other);
+            }
+        }
         if next.groups.contains_key(name) {
             return usage(format!("group '{name}' is declared already"));
         }
@@ -73,6 +95,10 @@ impl Stage {
             ended: Default::default(),
             on_conflict: Default::default(),
             keep_both_as: Default::default(),
+            if_one_fails,
+            failed: Default::default(),
+            aborted: None,
+            base: base_of_open(&next, members),
         };
         next.groups.insert(name.to_owned(), group);
         next.finished.remove(name);
@@ -130,7 +156,8 @@ impl Stage {
 
     /// A member has ended: its layer is sealed, kept or dropped. The last one to
     /// end merges all that are to be merged, in declared order, in one commit,
-    /// and the group is gone. `None` while others have not ended. `overrides` apply
+    /// and the group is gone. `None` while others have not ended, where one that
+    /// failed holds up the merge, and where the group is aborted. `overrides` apply
     /// where this member is merged, whoever ends last.
     ///
     /// A member whose group was removed while it ran is merged by itself. Members
@@ -149,7 +176,14 @@ impl Stage {
         let _life = self.life.lock();
         let overrides = overrides.into();
         let is_member = is_member(&self.state.lock(), group, step);
-        let ended = self.put_away(step, outcome)?;
+        let cut_off = self.aborted_group(group).is_some();
+        let ended = match outcome {
+            MemberOutcome::Succeeded if is_member && cut_off => {
+                self.drop_step(step)?;
+                Ended::Dropped
+            }
+            outcome => self.put_away(group, step, outcome)?,
+        };
         let mut next = self.state.lock().clone();
         if let Some(known) = next.steps.get_mut(step) {
             known.exit = Some(match outcome {
@@ -172,11 +206,16 @@ impl Stage {
         if let Some(pattern) = overrides.keep_both_as {
             known.keep_both_as.insert(step.to_owned(), pattern);
         }
-        let waits = known
-            .members
-            .iter()
-            .any(|member| !known.ended.contains_key(member));
+        if ended == Ended::Dropped && matches!(outcome, MemberOutcome::Failed { .. }) {
+            member_fails(&mut next, group, step);
+        }
+        let known = next.groups.get(group);
+        let waits =
+            known.is_some_and(|known| known.aborted.is_some() || !known.waits_for().is_empty());
         self.commit(&mut next)?;
+        if cut_off != self.aborted_group(group).is_some() {
+            self.sweep_layers();
+        }
         if waits {
             return Ok(None);
         }
@@ -184,18 +223,20 @@ impl Stage {
     }
 
     /// Seals, keeps or drops the layer of a member that has ended.
-    fn put_away(&self, step: &str, outcome: MemberOutcome) -> Result<Ended, Failure> {
+    fn put_away(&self, group: &str, step: &str, outcome: MemberOutcome) -> Result<Ended, Failure> {
         let MemberOutcome::Failed { exit, on_failure } = outcome else {
             self.seal_as(step, Phase::Sealed, None)?;
             return Ok(Ended::Merge);
         };
         match on_failure {
-            OnFailure::Discard => self.drop_step(step)?,
+            OnFailure::Discard => {
+                self.drop_step_and(step, |next| member_fails(next, group, step))?;
+            }
             OnFailure::Keep => {
                 // Who ran it may have kept it, and knows better why.
                 if known_step(&self.state.lock(), step)?.state != Phase::Kept {
                     let reason = format!("failed with exit code {exit}");
-                    self.keep_and(step, &reason, |_| ())?;
+                    self.keep_and(step, &reason, |next| member_fails(next, group, step))?;
                 }
             }
             OnFailure::Merge => {
@@ -234,6 +275,11 @@ impl Stage {
         let _life = self.life.lock();
         let state = self.state.lock().clone();
         let known = known_group(&state, name)?;
+        if let Some(why) = &known.aborted {
+            return Err(Failure::Usage(format!(
+                "group '{name}' was aborted ({why}), so nothing of it is merged; `group rm {name}` forgets it"
+            )));
+        }
         let open = |member: &&String| {
             let step = state.steps.get(*member);
             step.is_some_and(|step| step.state == Phase::Open)
@@ -255,8 +301,7 @@ impl Stage {
         let mut names: Vec<String> = Vec::new();
         for (name, group) in &state.groups {
             let left = group.members.iter().any(|member| steps.contains(member));
-            let ended = |member| group.ended.contains_key(member);
-            if left && group.members.iter().all(ended) {
+            if left && group.aborted.is_none() && group.waits_for().is_empty() {
                 names.push(name.clone());
             }
         }
@@ -275,7 +320,11 @@ impl Stage {
     pub fn remove_group(&self, name: &str) -> Result<(), Failure> {
         let _life = self.life.lock();
         let mut next = self.state.lock().clone();
-        known_group(&next, name)?;
+        let known = known_group(&next, name)?;
+        if known.aborted.is_some() && is_being_ended(&next, known) {
+            let text = format!("group '{name}' is being aborted; wait until its steps have ended");
+            return Err(Failure::Usage(text));
+        }
         dissolve(&mut next, name);
         Ok(self.commit(&mut next)?)
     }
@@ -304,7 +353,7 @@ impl Stage {
     }
 }
 
-fn known_group<'a>(state: &'a State, name: &str) -> Result<&'a GroupState, Failure> {
+pub(super) fn known_group<'a>(state: &'a State, name: &str) -> Result<&'a GroupState, Failure> {
     let known = state.groups.get(name);
     known.ok_or_else(|| Failure::NotFound(format!("there is no group '{name}'")))
 }
@@ -346,10 +395,32 @@ pub(super) fn group_of(state: &State, step: &str) -> Option<String> {
     groups.next().map(|(name, _)| name.clone())
 }
 
+/// The layers that a member starts from, where others have begun before it. They
+/// do not count once a restore or a rollback has left them: nothing that starts
+/// there can be merged.
+pub(super) fn group_base(state: &State, step: &str) -> Option<Vec<String>> {
+    let group = state.groups.get(&group_of(state, step)?)?;
+    let base = group.base.as_ref();
+    base.filter(|base| state.stack.starts_with(base)).cloned()
+}
+
+/// What the first of these that runs already has started from.
+fn base_of_open(state: &State, members: &[String]) -> Option<Vec<String>> {
+    let mut steps = members.iter().filter_map(|member| state.steps.get(member));
+    let open = steps.find(|step| step.state == Phase::Open);
+    open.map(|step| step.base_stack.clone())
+}
+
 /// A member begins, perhaps once more: what it did before does not count.
 pub(super) fn member_begins(state: &mut State, step: &str) {
+    let base = state.steps.get(step).map(|step| step.base_stack.clone());
+    let name = group_of(state, step);
+    if let Some(group) = name.and_then(|name| state.groups.get_mut(&name)) {
+        group.base = base;
+    }
     for group in state.groups.values_mut() {
         group.ended.remove(step);
+        group.failed.remove(step);
         group.on_conflict.remove(step);
         group.keep_both_as.remove(step);
     }
@@ -365,8 +436,32 @@ pub(super) fn member_leaves(state: &mut State, step: &str) {
         return;
     };
     group.ended.insert(step.to_owned(), Ended::Dropped);
+    group.failed.remove(step);
+    if group.aborted.is_some() {
+        return;
+    }
     let left = |member| group.ended.get(member) == Some(&Ended::Dropped);
     if group.members.iter().all(left) {
         finish(state, &name);
+    }
+}
+
+/// A member has failed: what becomes of the others is as declared.
+fn member_fails(state: &mut State, name: &str, step: &str) {
+    let is_member = is_member(state, name, step);
+    let Some(group) = state.groups.get_mut(name).filter(|_| is_member) else {
+        return;
+    };
+    group.ended.insert(step.to_owned(), Ended::Dropped);
+    group.failed.insert(step.to_owned());
+    match group.if_one_fails {
+        IfOneFails::Hold => {}
+        IfOneFails::Abort => abort(state, name, &format!("step '{step}' failed")),
+        IfOneFails::MergeOthers => {
+            let left = |member| group.ended.get(member) == Some(&Ended::Dropped);
+            if group.members.iter().all(left) {
+                finish(state, name);
+            }
+        }
     }
 }

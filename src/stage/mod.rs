@@ -7,6 +7,7 @@
 //! moments, nothing is called under them, so `status` never waits for a merge. A
 //! view's own locks come after `life` and before the leaves.
 
+mod abort;
 pub mod bind;
 mod blame;
 mod changes;
@@ -73,7 +74,9 @@ pub use rollback::RollbackReport;
 pub use sessions::{Invalidation, Session, Sessions};
 pub use shell::Shell;
 pub use snapshots::{RestoreReport, SnapshotInfo};
-pub use state::{KEEP, Options, Phase, PolicyRule, State, boot_id};
+pub use state::{
+    Ended as MemberEnded, GroupState, IfOneFails, KEEP, Options, Phase, PolicyRule, State, boot_id,
+};
 pub use status::{LayerInfo, Status, StepInfo, ViewInfo};
 pub use steps::{SealedStep, StepView};
 pub use teardown::EndReport;

@@ -3,7 +3,7 @@
 //! Written to a temporary file, synced, renamed over the old one, and the
 //! directory synced: a reader finds the old or the new text, never a mixture.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::fs::File;
 use std::io::Write;
@@ -144,6 +144,20 @@ pub enum Ended {
     Dropped,
 }
 
+/// What the failure of one member of a group does to the others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum IfOneFails {
+    /// Nothing: those that succeed are merged.
+    #[default]
+    MergeOthers,
+    /// They run on, but nothing is merged until the one has been run again, or
+    /// `group close` merges the others.
+    Hold,
+    /// Those that run are ended at once, and nothing is merged.
+    Abort,
+}
+
 /// Steps that merge together, in the order they were declared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupState {
@@ -158,9 +172,30 @@ pub struct GroupState {
     /// How `keep-both` names the version of a member that said so.
     #[serde(default)]
     pub keep_both_as: BTreeMap<String, SuffixPattern>,
+    /// What the failure of one does to the others.
+    #[serde(default)]
+    pub if_one_fails: IfOneFails,
+    /// Those that have failed, and were not run again since.
+    #[serde(default)]
+    pub failed: BTreeSet<String>,
+    /// Why nothing of it will be merged, if that is so.
+    #[serde(default)]
+    pub aborted: Option<String>,
+    /// The layers that its members start from, once the first has begun.
+    #[serde(default)]
+    pub base: Option<Vec<String>>,
 }
 
 impl GroupState {
+    /// Members that have to end, or to be run again, before it is merged.
+    pub fn waits_for(&self) -> Vec<String> {
+        let missing = |member: &&String| {
+            let failed = self.if_one_fails == IfOneFails::Hold && self.failed.contains(*member);
+            failed || !self.ended.contains_key(*member)
+        };
+        self.members.iter().filter(missing).cloned().collect()
+    }
+
     /// What a member brought for its own conflicts.
     pub(super) fn overrides(&self, member: &str) -> Overrides {
         Overrides {

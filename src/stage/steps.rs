@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::abort::refuse_aborted;
 use super::diff::as_seen;
 use super::ended::{STRANDED, is_stranded};
-use super::groups::{group_of, member_begins, member_leaves};
+use super::groups::{group_base, group_of, member_begins, member_leaves};
 use super::head::forget_seal;
 use super::journal::Record;
 use super::names::{self, STAGE_VIEW};
@@ -60,12 +61,14 @@ pub struct SealedStep {
 }
 
 impl Stage {
-    /// Opens a view for a step, of the stage as it is now. The name may be one
-    /// whose step was merged or discarded.
+    /// Opens a view for a step, of the stage as it is now, or, of a member of a
+    /// group, as it was when the first of them began. The name may be one whose
+    /// step was merged or discarded.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for a bad name or one in use, else what sealing the
-    /// head, the disk or mounting reports; then there is no such step.
+    /// [`Failure::Usage`] for a bad name, one in use, or a member of a group that
+    /// was aborted, else what sealing the head, the disk or mounting reports; then
+    /// there is no such step.
     pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
         self.begin_with(step, &[])
     }
@@ -79,11 +82,14 @@ impl Stage {
         let private = self.private_paths(private)?;
         let _life = self.life.lock();
         self.check_free(step)?;
-        self.seal_dirty_head()?;
+        let base = group_base(&self.state.lock(), step);
+        if base.is_none() {
+            self.seal_dirty_head()?;
+        }
         let mut next = self.state.lock().clone();
-        let stack = self.stack_of(&next.stack)?;
+        let base = base.unwrap_or_else(|| next.stack.clone());
         let dir = self.view_dir(step);
-        let made = self.open_view(step, private, &dir, stack, &mut next);
+        let made = self.open_view(step, private, &dir, base, &mut next);
         if made.is_err() {
             recover::remove_view(&dir);
         }
@@ -94,13 +100,13 @@ impl Stage {
     /// Checks that a step of this name can begin.
     ///
     /// # Errors
-    /// [`Failure::Usage`] for a bad name or one in use.
+    /// [`Failure::Usage`] for a bad name, one in use, or a member of a group that was aborted.
     pub fn check_free(&self, step: &str) -> Result<(), Failure> {
         names::check("step", step)?;
         let state = self.state.lock();
         match state.steps.get(step) {
             Some(known) => Err(in_use(&state, step, known)),
-            None => Ok(()),
+            None => refuse_aborted(&state, step),
         }
     }
 
@@ -109,9 +115,10 @@ impl Stage {
         step: &str,
         private: Vec<PathBuf>,
         dir: &Path,
-        stack: crate::layer::Stack,
+        base: Vec<String>,
         next: &mut State,
     ) -> Result<(), Failure> {
+        let stack = self.stack_of(&base)?;
         let mount = dir.join("mnt");
         std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
         let open = OpenLayer::open(&dir.join("open"))?;
@@ -120,7 +127,7 @@ impl Stage {
             self.sessions.mount(view.clone(), &mount, step)?.into();
         let started = StepState {
             state: Phase::Open,
-            base_stack: next.stack.clone(),
+            base_stack: base,
             layer: None,
             started: now(),
             first_ino: self.inos.allocate(),
@@ -333,6 +340,15 @@ impl Stage {
     }
 
     pub(super) fn drop_step(&self, step: &str) -> Result<(), Failure> {
+        self.drop_step_and(step, |next| member_leaves(next, step))
+    }
+
+    /// [`Stage::drop_step`], with what becomes of its group in the same commit.
+    pub(super) fn drop_step_and(
+        &self,
+        step: &str,
+        change: impl FnOnce(&mut State),
+    ) -> Result<(), Failure> {
         known_step(&self.state.lock(), step)?;
         let running = self.running.lock().get(step).cloned();
         if let Some(running) = running {
@@ -346,7 +362,7 @@ impl Stage {
         let mut next = self.state.lock().clone();
         next.steps.remove(step);
         next.gone.insert(step.to_owned(), "discarded".to_owned());
-        member_leaves(&mut next, step);
+        change(&mut next);
         self.commit(&mut next)?;
         self.running.lock().remove(step);
         recover::remove_view(&self.view_dir(step));

@@ -6,6 +6,8 @@ mod bundle;
 mod callers;
 mod clients;
 mod dead_stage;
+mod group_failures;
+mod group_order;
 mod groups;
 mod help;
 mod history;

@@ -12,6 +12,11 @@ pub fn in_stage(script: &str) -> Ran {
 
 /// The same in a rig that outlives it; `$T` is its directory `tmp`.
 pub fn in_stage_of(rig: &Rig, script: &str) -> Ran {
+    in_stage_for(rig, script, 60)
+}
+
+/// The same for one that may take so many seconds.
+pub fn in_stage_for(rig: &Rig, script: &str, limit: u32) -> Ran {
     let (workspace, other) = (rig.path().join("ws"), rig.path().join("tmp"));
     std::fs::create_dir(&workspace).unwrap();
     std::fs::create_dir(&other).unwrap();
@@ -29,7 +34,7 @@ pub fn in_stage_of(rig: &Rig, script: &str) -> Ran {
     unshare.args([
         "-k",
         "5",
-        "60",
+        &limit.to_string(),
         "unshare",
         "-m",
         "--propagation",

@@ -19,6 +19,8 @@ use crate::tree::shown::shown;
 
 /// The command took too long.
 const TIMED_OUT: u8 = 124;
+/// Its group was aborted.
+const ABORTED: u8 = 122;
 /// The option.
 const OPTION: &str = "--result";
 
@@ -36,13 +38,17 @@ pub struct Ran {
 impl Ran {
     /// The exit code: the command's own failure comes first.
     fn code(&self) -> u8 {
+        let outcome = self.step.as_ref().map(|step| step.outcome);
+        if outcome == Some(Outcome::Aborted) {
+            // How the command took it says nothing.
+            return ABORTED;
+        }
         if self.ended.timed_out {
             return TIMED_OUT;
         }
         if self.ended.exit_code != 0 {
             return self.ended.exit_code;
         }
-        let outcome = self.step.as_ref().map(|step| step.outcome);
         match (outcome, self.interrupted) {
             // A signal that came too late has changed nothing.
             (None | Some(Outcome::Merged | Outcome::WaitingForGroup), _) => 0,
@@ -51,7 +57,9 @@ impl Ran {
                 u8::try_from(128 + signal as i32).unwrap_or(RUN_FAILED)
             }
             // It succeeded and was not merged: its processes could not be ended.
-            (Some(Outcome::Failed | Outcome::Kept | Outcome::Discarded), _) => RUN_FAILED,
+            (Some(Outcome::Failed | Outcome::Kept | Outcome::Discarded | Outcome::Aborted), _) => {
+                RUN_FAILED
+            }
         }
     }
 }
@@ -241,6 +249,8 @@ mod tests {
         assert_eq!(code(7, false, Outcome::Conflict, None), 7);
         assert_eq!(code(3, false, Outcome::Merged, None), 3);
         assert_eq!(code(143, true, Outcome::Discarded, None), 124);
+        assert_eq!(code(143, false, Outcome::Aborted, None), 122);
+        assert_eq!(code(0, false, Outcome::Aborted, None), 122);
         assert_eq!(code(0, true, Outcome::Discarded, None), 124);
         let int = Some(Signal::SIGINT);
         assert_eq!(code(0, false, Outcome::Discarded, int), 130);

@@ -24,7 +24,8 @@ use crate::stage::survivors;
 ///
 /// The exit code is the command's: 128+N for signal N, 126 if it cannot be
 /// executed, 127 if there is none. 121: it succeeded, but its changes conflict
-/// with others; its layer is kept for `step merge`. 124: it took too long.
+/// with others; its layer is kept for `step merge`. 122: it was ended, as its
+/// group was aborted. 124: it took too long.
 /// 125: harness-fs itself failed.
 ///
 /// Where a shared path is `locked` (see `mount --sharing`), it waits for its turn, and

@@ -182,7 +182,7 @@ impl Stage {
                 self.drop_step(step)?;
                 Ended::Dropped
             }
-            outcome => self.put_away(group, step, outcome)?,
+            outcome => self.put_away(group, step, outcome, &overrides)?,
         };
         let mut next = self.state.lock().clone();
         if let Some(known) = next.steps.get_mut(step) {
@@ -200,14 +200,10 @@ impl Stage {
             return self.end_without_group(group, step, ended, overrides);
         };
         known.ended.insert(step.to_owned(), ended);
-        if let Some(policy) = overrides.on_conflict {
-            known.on_conflict.insert(step.to_owned(), policy);
-        }
-        if let Some(pattern) = overrides.keep_both_as {
-            known.keep_both_as.insert(step.to_owned(), pattern);
-        }
-        if ended == Ended::Dropped && matches!(outcome, MemberOutcome::Failed { .. }) {
-            member_fails(&mut next, group, step);
+        match outcome {
+            _ if ended == Ended::Merge => member_succeeds(&mut next, group, step, &overrides),
+            MemberOutcome::Failed { .. } => member_fails(&mut next, group, step),
+            MemberOutcome::Succeeded => {}
         }
         let known = next.groups.get(group);
         let waits =
@@ -223,10 +219,22 @@ impl Stage {
     }
 
     /// Seals, keeps or drops the layer of a member that has ended.
-    fn put_away(&self, group: &str, step: &str, outcome: MemberOutcome) -> Result<Ended, Failure> {
+    fn put_away(
+        &self,
+        group: &str,
+        step: &str,
+        outcome: MemberOutcome,
+        overrides: &Overrides,
+    ) -> Result<Ended, Failure> {
+        // In one commit: what is sealed without its group's knowledge is not merged with it.
+        let seal = || -> Result<Ended, Failure> {
+            self.seal_and(step, Phase::Sealed, None, |next| {
+                member_succeeds(next, group, step, overrides);
+            })?;
+            Ok(Ended::Merge)
+        };
         let MemberOutcome::Failed { exit, on_failure } = outcome else {
-            self.seal_as(step, Phase::Sealed, None)?;
-            return Ok(Ended::Merge);
+            return seal();
         };
         match on_failure {
             OnFailure::Discard => {
@@ -239,10 +247,7 @@ impl Stage {
                     self.keep_and(step, &reason, |next| member_fails(next, group, step))?;
                 }
             }
-            OnFailure::Merge => {
-                self.seal_as(step, Phase::Sealed, None)?;
-                return Ok(Ended::Merge);
-            }
+            OnFailure::Merge => return seal(),
         }
         Ok(Ended::Dropped)
     }
@@ -443,6 +448,21 @@ pub(super) fn member_leaves(state: &mut State, step: &str) {
     let left = |member| group.ended.get(member) == Some(&Ended::Dropped);
     if group.members.iter().all(left) {
         finish(state, &name);
+    }
+}
+
+/// A member has ended, and is to be merged.
+fn member_succeeds(state: &mut State, name: &str, step: &str, overrides: &Overrides) {
+    let is_member = is_member(state, name, step);
+    let Some(group) = state.groups.get_mut(name).filter(|_| is_member) else {
+        return;
+    };
+    group.ended.insert(step.to_owned(), Ended::Merge);
+    if let Some(policy) = overrides.on_conflict {
+        group.on_conflict.insert(step.to_owned(), policy);
+    }
+    if let Some(pattern) = overrides.keep_both_as.clone() {
+        group.keep_both_as.insert(step.to_owned(), pattern);
     }
 }
 

@@ -80,6 +80,14 @@ impl Stage {
                 )
             })
             .context(|| format!("resuming {}", state_dir.display()))?;
+        for (name, group) in &state.groups {
+            if group.aborted.is_none() && group.waits_for().is_empty() {
+                notes.push(format!(
+                    "the steps of group '{name}' have ended, and the daemon before it could merge them: \
+                     `group close {name}` does it"
+                ));
+            }
+        }
         sweep_views(state_dir)?;
         sweep_layers(state_dir, &state)?;
         let stage = Stage::assemble(state_dir, &state, sessions, notes)?;

@@ -26,7 +26,8 @@ struct Saved<'a> {
 }
 
 impl<'a> Saved<'a> {
-    /// Two steps that conflict, a snapshot, and something in the head.
+    /// Two steps that conflict, a snapshot, something in the head, and a group of
+    /// which the second member has ended.
     fn new(rig: &'a Rig) -> Saved<'a> {
         rig.mount();
         fs::write(rig.ws().join("first"), "1").unwrap();
@@ -42,6 +43,10 @@ impl<'a> Saved<'a> {
             );
             rig.ok(&["step", "exec", step, "--", "sh", "-ec", &script]);
         }
+        rig.ok(&["group", "declare", "g", "late", "early"]);
+        let script = "echo early > early; mkdir d; echo early > d/early; chmod 600 log";
+        let early = rig.step("early", &["--group", "g", "--on-conflict", "last"], script);
+        assert_eq!(early.code, 0, "{early:?}");
         rig.ok(&["unmount", "--keep-state"]);
         tool(
             "cp",
@@ -151,6 +156,20 @@ const STEP: Operation = Operation {
     ],
     ends: false,
 };
+const GROUP: Operation = Operation {
+    arguments: &[
+        "step",
+        "run",
+        "--group",
+        "g",
+        "late",
+        "--",
+        "sh",
+        "-ec",
+        "echo late > late; mkdir d; echo late > d/late; echo late >> log; rm readme",
+    ],
+    ends: false,
+};
 const SNAPSHOT: Operation = Operation {
     arguments: &["snapshot", "create", "two"],
     ends: false,
@@ -183,7 +202,7 @@ fn every_point(rig: &Rig, operation: &Operation, expected: &[&str]) {
                 if ran.code == 0 {
                     break;
                 }
-                let gone = if operation.arguments == STEP.arguments {
+                let gone = if operation.arguments.starts_with(&["step", "run"]) {
                     125
                 } else {
                     5
@@ -235,6 +254,8 @@ fn goes_on(saved: &Saved<'_>, operation: &Operation, found: &Tree, new: &Tree, a
         let again = rig.run(operation.arguments);
         assert!([0, 2].contains(&again.code), "{at}: {again:?}");
         rig.ok(&["snapshot", "restore", "two"]);
+    } else if operation.arguments == GROUP.arguments {
+        group_goes_on(saved, found == new, new, at);
     } else if found == new {
         let again = rig.run(operation.arguments);
         if operation.arguments == MERGE.arguments {
@@ -253,6 +274,27 @@ fn goes_on(saved: &Saved<'_>, operation: &Operation, found: &Tree, new: &Tree, a
     rig.ok(&["mount", "--resume"]);
     rig.ok(&["unmount"]);
     assert!(!rig.state().exists(), "{at}");
+}
+
+/// A group is merged as a whole, whatever of it is left to do.
+fn group_goes_on(saved: &Saved<'_>, merged: bool, new: &Tree, at: &str) {
+    let rig = saved.rig;
+    if merged {
+        rig.run(&["group", "close", "g"])
+            .refused(3, "there is no group");
+        return;
+    }
+    let steps: serde_json::Value =
+        serde_json::from_str(&rig.ok(&["step", "list", "--json"]).out).unwrap();
+    let mut steps = steps.as_array().unwrap().iter();
+    let late = steps.find(|step| step["name"] == "late");
+    match late.map(|step| step["state"].as_str().unwrap()) {
+        None => rig.ok(GROUP.arguments),
+        Some("sealed") => rig.ok(&["group", "close", "g"]),
+        // What it wrote is whole, and the others are merged with it.
+        Some(_) => rig.ok(&["step", "merge", "late"]),
+    };
+    assert_eq!(tree(&rig.ws()), *new, "{at}, again");
 }
 
 /// The state was being removed: that is brought to its end.
@@ -329,7 +371,8 @@ fn settle(rig: &Rig, at: &str) {
     loop {
         // Takes its turn behind whatever changes the stage.
         let ran = rig.run(&["step", "discard", "c"]);
-        if ran.code == 3 {
+        let steps = rig.ok(&["step", "list"]).out;
+        if ran.code == 3 && !steps.contains("late") {
             return;
         }
         assert!(Instant::now() < deadline, "{at}: {ran:?}");
@@ -387,6 +430,24 @@ fn step() {
             "merge-after-commit",
         ];
         every_point(rig, &STEP, &points);
+    });
+}
+
+#[test]
+fn group() {
+    alone(|rig| {
+        let points = [
+            "seal-step-before-seal",
+            "seal-step-after-seal",
+            "seal-step-after-commit",
+            "merge-before-join",
+            "merge-before-commit",
+            "merge-after-commit",
+            "merge-before-invalidate",
+            "commit-before-rename",
+            "commit-after-rename",
+        ];
+        every_point(rig, &GROUP, &points);
     });
 }
 

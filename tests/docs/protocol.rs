@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use harness_fs::control::{Hello, OnFailure, Outcome, PROTOCOL, Reply, Request};
 use harness_fs::merge::Policy;
-use harness_fs::stage::StepView;
 use harness_fs::stage::survivors::Survivor;
+use harness_fs::stage::{IfOneFails, StepView};
 use serde_json::{Map, Value, json};
 
 use super::names::{fields, variants};
@@ -99,6 +99,7 @@ fn every_message_and_every_field_is_described_and_no_other() {
         ("step_run", variants::<OnFailure>()),
         ("step_run", variants::<Policy>()),
         ("step_done", variants::<Outcome>()),
+        ("group_declare", variants::<IfOneFails>()),
     ] {
         for (word, _) in words {
             let named = |(_, body): &(_, &str)| body.contains(&format!("`{word}`"));

@@ -3,7 +3,8 @@
 //! A stage is a stack of immutable layers with one open layer on top; every
 //! step works in a view of its own and is merged when it succeeds. The floors
 //! of this crate point one way: `cli` > `daemon` > `control` > `fuse` >
-//! `export` > `stage` > `view` > `layer` > `merge` > `tree` > `sys`.
+//! `export` > `stage` > `view` > `layer` > `stagefile` > `merge` > `tree` >
+//! `sys`.
 
 pub mod cli;
 pub mod control;

@@ -7,16 +7,22 @@
 //!
 //! `docs/stage-file.md` lists the fields.
 
+mod check;
 mod context;
+mod evaluate;
 mod expand;
 mod expression;
 mod failure;
 mod model;
 mod names;
+mod parse;
 mod place;
+mod read;
+mod reference;
+mod yaml;
 
 pub use context::{Context, Status};
-pub use expand::{Expansion, Instance};
+pub use expand::{Expansion, Instance, expand};
 pub use expression::{Expression, Method, Operator, Piece, Reference, Text};
 pub use failure::{Decision, FailureKind, decide};
 pub use model::{
@@ -26,3 +32,7 @@ pub use model::{
 };
 pub use names::Path;
 pub use place::{Notice, Place, Problem};
+pub use read::{Given, read, variable};
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,8 @@ pub struct Stage {
     pub variables: Vec<Variable>,
     /// `envVariables` of the stage, for every step in it.
     pub env: Vec<Variable>,
+    /// `timeout` of the stage: when it is over, the stage has failed and ends.
+    pub timeout: Option<Duration>,
     /// `execution.steps`, to be run in this order.
     pub body: Vec<Node>,
     /// `failureStrategies` of the stage.

@@ -64,3 +64,23 @@ impl fmt::Display for Notice {
         f.write_str(&self.text)
     }
 }
+
+/// Text of the user's in a message: on one line, not too long, nothing that a terminal obeys.
+pub(super) fn shown(text: &str) -> String {
+    let mut escaped = String::new();
+    for (index, c) in text.chars().enumerate() {
+        if index == 80 {
+            escaped.push('…');
+            break;
+        }
+        match c {
+            // What changes the direction of text would let a name look like another.
+            '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                escaped.extend(c.escape_unicode());
+            }
+            _ if c.is_control() => escaped.extend(c.escape_default()),
+            _ => escaped.push(c),
+        }
+    }
+    escaped
+}

@@ -1,0 +1,570 @@
+//! Whether everything that expressions refer to is there when they are evaluated.
+
+use std::collections::BTreeMap;
+
+use super::expression::{Expression, Piece, Reference, Text};
+use super::place::shown;
+use super::read::nearest;
+use super::reference::of_step;
+use super::{
+    Command, Context, Group, Instance, Items, Node, Parallel, Place, Problem, Stage, Step,
+    StepKind, Strategy, StrategyKind, Variable, When, expand,
+};
+
+/// Checks a text of which all must be known already.
+pub fn text(text: &Text, context: &Context, problems: &mut Vec<Problem>) {
+    let nothing = Scope::default();
+    Checker {
+        context,
+        problems,
+        steps: &BTreeMap::new(),
+    }
+    .text(text, &nothing);
+}
+
+/// Checks all of a stage.
+pub fn stage(stage: &Stage, problems: &mut Vec<Problem>) {
+    let mut steps = BTreeMap::new();
+    outline(&stage.body, "", &[], stage, &mut steps);
+    let mut checker = Checker {
+        context: &stage.context,
+        problems,
+        steps: &steps,
+    };
+    let scope = Scope::default();
+    checker.when(stage.when.as_ref(), &scope);
+    checker.variables(&stage.env, &scope);
+    if let Some(caching) = &stage.caching {
+        for text in caching.key.iter().chain(&caching.paths) {
+            checker.text(text, &scope);
+        }
+    }
+    checker.nodes(&stage.body, &scope);
+}
+
+/// A step or group as expressions see it: before expansion, with all of its instances.
+#[derive(Clone, Debug)]
+struct Known {
+    place: Place,
+    position: Position,
+    background: bool,
+    group: bool,
+    /// The postfixes of its instances; none if they are known only when it runs.
+    postfixes: Option<Vec<String>>,
+    outputs: Vec<String>,
+}
+
+/// Where something is in the order of things: for each level from the outside in, the number in its
+/// list, or that of the member of a parallel.
+type Position = Vec<Slot>;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Slot {
+    Sequence(usize),
+    Member(usize),
+}
+
+/// How one thing's time is to another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Time {
+    Before,
+    SameTime,
+    After,
+}
+
+fn time(of: &[Slot], to: &[Slot]) -> Time {
+    let differ = of.iter().zip(to).find(|(a, b)| a != b);
+    match differ {
+        Some((Slot::Sequence(a), Slot::Sequence(b))) if a < b => Time::Before,
+        Some((Slot::Sequence(_), Slot::Sequence(_))) => Time::After,
+        // One inside of the other, or both in a parallel.
+        _ => Time::SameTime,
+    }
+}
+
+/// Each entry of a list, and each member of a parallel in it, with its position.
+fn positioned<'n>(nodes: &'n [Node], around: &[Slot]) -> Vec<(Position, &'n Node)> {
+    let mut all = Vec::new();
+    for (index, node) in nodes.iter().enumerate() {
+        let mut position = around.to_vec();
+        position.push(Slot::Sequence(index));
+        match node {
+            Node::Parallel(Parallel { members, .. }) => {
+                for (index, member) in members.iter().enumerate() {
+                    let mut position = position.clone();
+                    position.push(Slot::Member(index));
+                    all.push((position, member));
+                }
+            }
+            node => all.push((position, node)),
+        }
+    }
+    all
+}
+
+/// Collects steps and groups by their identifiers, without postfixes, with dots between.
+fn outline(
+    nodes: &[Node],
+    around: &str,
+    at: &[Slot],
+    stage: &Stage,
+    steps: &mut BTreeMap<String, Known>,
+) {
+    for (position, node) in positioned(nodes, at) {
+        match node {
+            Node::Step(step) => {
+                let outputs = step.output_variables.iter();
+                let known = Known {
+                    place: step.place,
+                    position,
+                    background: step.kind == StepKind::Background,
+                    group: false,
+                    postfixes: postfixes(step.strategy.as_ref(), stage),
+                    outputs: outputs.map(|variable| variable.name.clone()).collect(),
+                };
+                steps.insert(join(around, &step.identifier), known);
+            }
+            Node::Group(group) => {
+                let path = join(around, &group.identifier);
+                outline(&group.body, &path, &position, stage, steps);
+                let known = Known {
+                    place: group.place,
+                    position,
+                    background: false,
+                    group: true,
+                    postfixes: postfixes(group.strategy.as_ref(), stage),
+                    outputs: Vec::new(),
+                };
+                steps.insert(path, known);
+            }
+            Node::Parallel(_) => {}
+        }
+    }
+}
+
+fn join(around: &str, identifier: &str) -> String {
+    let dot = if around.is_empty() { "" } else { "." };
+    format!("{around}{dot}{identifier}")
+}
+
+fn postfixes(strategy: Option<&Strategy>, stage: &Stage) -> Option<Vec<String>> {
+    let expansion = expand(strategy, &stage.context).ok()?;
+    let postfix = |instance: Instance| instance.postfix;
+    Some(expansion.instances.into_iter().map(postfix).collect())
+}
+
+/// Where a text stands.
+#[derive(Clone, Debug, Default)]
+struct Scope {
+    /// Names that have values there which the stage's context does not have.
+    names: Vec<String>,
+    /// The identifiers of the groups around it, with dots between, from the outside in.
+    groups: Vec<String>,
+    position: Position,
+    /// Names that a group has of its own.
+    group_names: Vec<String>,
+}
+
+struct Checker<'c> {
+    context: &'c Context,
+    problems: &'c mut Vec<Problem>,
+    steps: &'c BTreeMap<String, Known>,
+}
+
+impl Checker<'_> {
+    fn nodes(&mut self, nodes: &[Node], around: &Scope) {
+        for (position, node) in positioned(nodes, &around.position) {
+            let scope = Scope {
+                position,
+                ..around.clone()
+            };
+            match node {
+                Node::Step(step) => self.step(step, &scope),
+                Node::Group(group) => self.group(group, scope),
+                Node::Parallel(_) => {}
+            }
+        }
+    }
+
+    fn step(&mut self, step: &Step, scope: &Scope) {
+        self.strategy(step.strategy.as_ref(), scope);
+        let mut inner = scope.clone();
+        names_of(step.strategy.as_ref(), &mut inner.names);
+        inner.names.push("step.name".to_owned());
+        inner.names.push("step.identifier".to_owned());
+        self.when(step.when.as_ref(), &inner);
+        self.variables(&step.env, &inner);
+        match &step.command {
+            Command::Script { script, .. } => self.text(script, &inner),
+            Command::Words(words) => {
+                for word in words {
+                    self.text(word, &inner);
+                }
+            }
+        }
+    }
+
+    fn group(&mut self, group: &Group, scope: Scope) {
+        let mut inner = scope;
+        self.strategy(group.strategy.as_ref(), &inner);
+        names_of(group.strategy.as_ref(), &mut inner.names);
+        self.when(group.when.as_ref(), &inner);
+        let looped: Vec<String> = inner
+            .names
+            .iter()
+            .filter(|name| {
+                ["matrix.", "repeat.", "strategy."]
+                    .iter()
+                    .any(|kind| name.starts_with(kind))
+            })
+            .map(|name| format!("stepGroup.{name}"))
+            .collect();
+        inner.group_names.extend(looped);
+        inner.group_names.push("stepGroup.name".to_owned());
+        inner.group_names.push("stepGroup.identifier".to_owned());
+        let around = inner.groups.last().map_or("", String::as_str);
+        let path = join(around, &group.identifier);
+        inner.groups.push(path);
+        self.variables(&group.variables, &inner);
+        for variable in &group.variables {
+            let name = format!("stepGroup.variables.{}", variable.name);
+            inner.group_names.push(name);
+        }
+        self.variables(&group.env, &inner);
+        self.nodes(&group.body, &inner);
+    }
+
+    fn variables(&mut self, variables: &[Variable], scope: &Scope) {
+        for variable in variables {
+            self.text(&variable.value, scope);
+        }
+    }
+
+    fn when(&mut self, when: Option<&When>, scope: &Scope) {
+        if let Some(condition) = when.and_then(|when| when.condition.as_ref()) {
+            self.expression(&condition.expression, scope);
+        }
+    }
+
+    /// A strategy is evaluated before it gives its own names, but for `nodeName`. One of which all
+    /// is known already is tried out.
+    fn strategy(&mut self, strategy: Option<&Strategy>, scope: &Scope) {
+        let Some(strategy) = strategy else {
+            return;
+        };
+        let before = self.problems.len();
+        let mut node_name_scope = scope.clone();
+        names_of(Some(strategy), &mut node_name_scope.names);
+        if let Some(text) = &strategy.max_concurrency {
+            self.text(text, scope);
+        }
+        match &strategy.kind {
+            StrategyKind::Matrix {
+                axes,
+                exclude,
+                node_name,
+            } => {
+                for (_, items) in axes {
+                    self.items(items, scope);
+                }
+                for (_, text) in exclude.iter().flatten() {
+                    self.text(text, scope);
+                }
+                if let Some(text) = node_name {
+                    self.text(text, &node_name_scope);
+                }
+            }
+            StrategyKind::Times(text) | StrategyKind::Parallelism(text) => {
+                self.text(text, scope);
+            }
+            StrategyKind::Items { items, node_name } => {
+                self.items(items, scope);
+                if let Some(text) = node_name {
+                    self.text(text, &node_name_scope);
+                }
+            }
+        }
+        let known = |text: &Text| text.as_literal().is_some();
+        if self.problems.len() == before && texts_of(strategy).into_iter().all(known) {
+            if let Err(problem) = expand(Some(strategy), self.context) {
+                self.problems.push(problem);
+            }
+        }
+    }
+
+    fn items(&mut self, items: &Items, scope: &Scope) {
+        match items {
+            Items::Text(text) => self.text(text, scope),
+            Items::List(texts) => {
+                for text in texts {
+                    self.text(text, scope);
+                }
+            }
+        }
+    }
+
+    fn text(&mut self, text: &Text, scope: &Scope) {
+        for piece in &text.pieces {
+            if let Piece::Expression(expression) = piece {
+                self.expression(expression, scope);
+            }
+        }
+    }
+
+    fn expression(&mut self, expression: &Expression, scope: &Scope) {
+        match expression {
+            Expression::Null | Expression::Bool(_) | Expression::Number(_) => {}
+            Expression::Text(text) => self.text(text, scope),
+            Expression::Reference(reference) => self.reference(reference, scope),
+            Expression::Not(inner) => self.expression(inner, scope),
+            Expression::Binary(_, sides) => {
+                self.expression(&sides.0, scope);
+                self.expression(&sides.1, scope);
+            }
+            Expression::Choice(parts) => {
+                self.expression(&parts.0, scope);
+                self.expression(&parts.1, scope);
+                self.expression(&parts.2, scope);
+            }
+            Expression::Call(of, _, arguments, _) => {
+                self.expression(of, scope);
+                for argument in arguments {
+                    self.expression(argument, scope);
+                }
+            }
+        }
+    }
+
+    fn reference(&mut self, reference: &Reference, scope: &Scope) {
+        let own = self.context.in_this_stage(&reference.key);
+        let key = own.as_deref().unwrap_or(&reference.key);
+        let found = self.context.get(key).is_some()
+            || scope.names.iter().any(|name| name == key)
+            || scope.group_names.iter().any(|name| name == key);
+        if found {
+            return;
+        }
+        let what = match of_step(key) {
+            Some((from_stage, path, what)) => self.step_problem(from_stage, path, what, scope),
+            None => Some(self.unknown(key, scope)),
+        };
+        if let Some(what) = what {
+            let written = shown(&reference.written);
+            let what = format!("<+{written}>: {what}");
+            self.problems.push(Problem::new(reference.place, what));
+        }
+    }
+
+    /// What is wrong with a reference to a step's result.
+    fn step_problem(
+        &self,
+        from_stage: bool,
+        path: &str,
+        what: &str,
+        scope: &Scope,
+    ) -> Option<String> {
+        let around = scope.groups.iter().rev().map(String::as_str);
+        let scopes = around.filter(|_| !from_stage).chain([""]);
+        let mut in_scopes = scopes.map(|scope| self.find(&join(scope, path), scope));
+        let found = in_scopes.find_map(|found| match found {
+            Found::Nothing => None,
+            found => Some(found),
+        });
+        match found {
+            None => {
+                let names = self.steps.keys().map(String::as_str);
+                let hint = match nearest(path, names) {
+                    Some(name) => format!("; did you mean '{}'?", name.replace('.', ".steps.")),
+                    None => String::new(),
+                };
+                Some(format!("there is no step '{}'{hint}", shown(path)))
+            }
+            Some(Found::Nothing) => None,
+            Some(Found::Instance(name, examples)) => Some(format!(
+                "'{name}' runs several times; say which one, such as {examples}"
+            )),
+            Some(Found::Step(known)) => result_problem(known, path, what, scope),
+        }
+    }
+
+    /// Looks for a step by a path whose identifiers may have postfixes; those of the groups
+    /// around need none.
+    fn find(&self, path: &str, inside: &str) -> Found<'_> {
+        let mut plain = String::new();
+        let mut last = None;
+        for part in path.split('.') {
+            let direct = join(&plain, part);
+            if let Some(known) = self.steps.get(&direct) {
+                let around = inside == direct || inside.starts_with(&format!("{direct}."));
+                let only = known.postfixes.as_deref().is_some_and(|p| p == [""]);
+                if !only && !around {
+                    let postfix = known.postfixes.as_ref().and_then(|p| p.first());
+                    let postfix = postfix.map_or("_0", String::as_str);
+                    return Found::Instance(part.to_owned(), format!("{part}{postfix}"));
+                }
+                plain = direct;
+                last = Some(known);
+                continue;
+            }
+            let with_postfix = part.char_indices().filter(|(_, c)| *c == '_');
+            let found = with_postfix.rev().find_map(|(at, _)| {
+                let known = self.steps.get(&join(&plain, &part[..at]))?;
+                let fits = match &known.postfixes {
+                    Some(postfixes) => postfixes.iter().any(|postfix| postfix == &part[at..]),
+                    None => part[at + 1..]
+                        .split('_')
+                        .all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())),
+                };
+                fits.then(|| (join(&plain, &part[..at]), known))
+            });
+            match found {
+                Some((name, known)) => {
+                    plain = name;
+                    last = Some(known);
+                }
+                None => return Found::Nothing,
+            }
+        }
+        last.map_or(Found::Nothing, Found::Step)
+    }
+
+    /// A name that has no value, and what to do.
+    fn unknown(&self, key: &str, scope: &Scope) -> String {
+        let (kind, rest) = key.split_once('.').unwrap_or((key, ""));
+        match kind {
+            "stage" if rest.starts_with("variables.") => {
+                let name = &rest["variables.".len()..];
+                let known = self.context.names("stage.variables.");
+                let hint = match nearest(name, known) {
+                    Some(known) => format!("; did you mean '{known}'?"),
+                    None => given_hint(key),
+                };
+                format!("the stage has no variable '{}'{hint}", shown(name))
+            }
+            "env" => format!("the environment has no variable '{}'", shown(rest)),
+            "matrix" => {
+                let axes = scope
+                    .names
+                    .iter()
+                    .filter_map(|name| name.strip_prefix("matrix."));
+                let axes: Vec<&str> = axes.collect();
+                if axes.is_empty() {
+                    "there is no matrix around it".to_owned()
+                } else {
+                    format!(
+                        "the matrix has no axis '{}': {}",
+                        shown(rest),
+                        axes.join(", ")
+                    )
+                }
+            }
+            "repeat" => "it is known inside a 'repeat' with items only".to_owned(),
+            "strategy" => {
+                "inside a strategy there are strategy.iteration, strategy.iterations and \
+                 strategy.identifierPostFix"
+                    .to_owned()
+            }
+            "stepGroup" => "it is not known in this place".to_owned(),
+            "step" => "of a step, in its own texts, there are name and identifier".to_owned(),
+            "input" => "it is a runtime input: write its value here, or put it in a variable of \
+                        the stage, which --var 'stage.variables.NAME=VALUE' can set"
+                .to_owned(),
+            _ => format!("it is not known here{}", given_hint(&shown(key))),
+        }
+    }
+}
+
+enum Found<'k> {
+    Nothing,
+    /// It runs several times: its name, and what an instance is called.
+    Instance(String, String),
+    Step(&'k Known),
+}
+
+fn given_hint(key: &str) -> String {
+    format!("; give it with --var '{key}=VALUE'")
+}
+
+fn result_problem(known: &Known, path: &str, what: &str, scope: &Scope) -> Option<String> {
+    let line = known.place.line;
+    let path = shown(path);
+    if known.background {
+        return Some(format!(
+            "step '{path}' runs in the background until the stage ends; it has no result"
+        ));
+    }
+    match time(&known.position, &scope.position) {
+        Time::Before => {}
+        Time::After => return Some(format!("step '{path}', at line {line}, comes later")),
+        Time::SameTime => {
+            return Some(format!(
+                "step '{path}', at line {line}, has not ended then: it runs at the same time"
+            ));
+        }
+    }
+    match what.strip_prefix("output.") {
+        _ if what == "status" => None,
+        Some(_) if known.group => Some(format!(
+            "'{path}' is a step group; its steps have outputs, such as {path}.steps.NAME"
+        )),
+        Some(name) if known.outputs.iter().any(|output| output == name) => None,
+        Some(name) => {
+            let outputs = known.outputs.iter().map(String::as_str);
+            let hint = match nearest(name, outputs) {
+                Some(known) => format!("; did you mean '{known}'?"),
+                None => format!("; add it to the step's outputVariables, at line {line}"),
+            };
+            Some(format!(
+                "step '{path}' has no output variable '{}'{hint}",
+                shown(name)
+            ))
+        }
+        None => Some(format!(
+            "of a step that has ended there are status and output.outputVariables.NAME, not '{}'",
+            shown(what)
+        )),
+    }
+}
+
+/// The names that a strategy gives to what is in it.
+fn names_of(strategy: Option<&Strategy>, names: &mut Vec<String>) {
+    let Some(strategy) = strategy else {
+        return;
+    };
+    for name in ["iteration", "iterations", "identifierPostFix"] {
+        names.push(format!("strategy.{name}"));
+    }
+    match &strategy.kind {
+        StrategyKind::Matrix { axes, .. } => {
+            names.extend(axes.iter().map(|(axis, _)| format!("matrix.{axis}")));
+        }
+        StrategyKind::Items { .. } => {
+            names.push("repeat.item".to_owned());
+            names.push("repeat.index".to_owned());
+        }
+        StrategyKind::Times(_) | StrategyKind::Parallelism(_) => {}
+    }
+}
+
+/// The texts that decide about a strategy's instances.
+fn texts_of(strategy: &Strategy) -> Vec<&Text> {
+    let mut texts: Vec<&Text> = strategy.max_concurrency.iter().collect();
+    match &strategy.kind {
+        StrategyKind::Matrix { axes, exclude, .. } => {
+            for (_, axis) in axes {
+                texts.extend(of_items(axis));
+            }
+            texts.extend(exclude.iter().flatten().map(|(_, text)| text));
+        }
+        StrategyKind::Times(text) | StrategyKind::Parallelism(text) => texts.push(text),
+        StrategyKind::Items { items, .. } => texts.extend(of_items(items)),
+    }
+    texts
+}
+
+fn of_items(items: &Items) -> &[Text] {
+    match items {
+        Items::Text(text) => std::slice::from_ref(text),
+        Items::List(texts) => texts,
+    }
+}

@@ -1,0 +1,150 @@
+//! Reads a stage file into the model, and all that is wrong with it into a list.
+
+mod failure;
+mod fields;
+mod scalars;
+mod stage;
+mod steps;
+mod strategy;
+mod variables;
+mod workspace;
+
+use std::collections::BTreeMap;
+
+use super::yaml;
+use super::{Context, Notice, Place, Problem, Stage, check, parse};
+
+pub use fields::nearest;
+
+/// So many problems are told at most.
+const MOST: usize = 100;
+
+/// What comes from outside of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Which stage of a pipeline: its identifier or name.
+    pub stage: Option<String>,
+    /// Values of `--var NAME=VALUE`, with names as they stand in `<+…>`; see [`variable`].
+    pub variables: Vec<(String, String)>,
+    /// The environment, for `<+env.NAME>`.
+    pub env: BTreeMap<String, String>,
+}
+
+/// Reads `NAME=VALUE`, where the name is one that can stand in `<+…>`, and may be quoted in it:
+/// `pipeline.variables.tag=1.2`, `secrets.getValue("npm")=x`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn variable(text: &str) -> Result<(String, String), String> {
+    // An `=` in the quotes of a secret's name belongs to the name.
+    let mut quote = None;
+    let at = text.char_indices().find(|(_, c)| {
+        match (quote, *c) {
+            (None, '"' | '\'') => quote = Some(*c),
+            (Some(open), c) if open == c => quote = None,
+            _ => {}
+        }
+        quote.is_none() && *c == '='
+    });
+    let Some((at, _)) = at else {
+        return Err("not NAME=VALUE, such as pipeline.variables.tag=1.2".to_owned());
+    };
+    let name = parse::name(text[..at].trim())?;
+    Ok((name, text[at + 1..].to_owned()))
+}
+
+/// Reads a stage file: a stage, what stands in its `spec`, or a pipeline with one CI stage.
+///
+/// What the file leaves to others is in the stage's notices.
+///
+/// # Errors
+/// All that is wrong with it, by line; never empty.
+pub fn read(text: &str, given: &Given) -> Result<Stage, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let document = match yaml::read(text, &mut problems) {
+        Ok(document) => document,
+        Err(problem) => {
+            problems.push(problem);
+            return Err(sorted(problems));
+        }
+    };
+    let mut context = Context::default();
+    for (name, value) in &given.env {
+        context.set(format!("env.{name}"), value.clone());
+    }
+    for (name, value) in &given.variables {
+        match parse::name(name) {
+            Ok(key) => context.set(key, value.clone()),
+            Err(text) => problems.push(Problem::new(Place { line: 1, column: 1 }, text)),
+        }
+    }
+    let mut reader = Reader {
+        lines: text.lines().collect(),
+        problems,
+        left_out: BTreeMap::new(),
+        notices: Vec::new(),
+        context,
+    };
+    let stage = reader.document(&document, given.stage.as_deref());
+    match stage {
+        Some(mut stage) => {
+            check::stage(&stage, &mut reader.problems);
+            if reader.problems.is_empty() {
+                stage.notices = reader.all_notices();
+                return Ok(stage);
+            }
+            Err(sorted(reader.problems))
+        }
+        None => Err(sorted(reader.problems)),
+    }
+}
+
+/// In the file's order, each once: what an alias repeats is wrong once.
+fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort();
+    problems.dedup();
+    if problems.len() > MOST {
+        let more = problems.len() - MOST;
+        problems.truncate(MOST);
+        let place = problems.last().map_or(Place::default(), |last| last.place);
+        problems.push(Problem::new(place, format!("and {more} more problems")));
+    }
+    problems
+}
+
+/// A file that is being read.
+pub struct Reader<'t> {
+    lines: Vec<&'t str>,
+    problems: Vec<Problem>,
+    /// By reason and field: where.
+    left_out: BTreeMap<(&'static str, String), Vec<Place>>,
+    notices: Vec<Notice>,
+    /// What is known before the stage runs.
+    context: Context,
+}
+
+impl Reader<'_> {
+    /// Remembers that a field is left out.
+    fn left_out(&mut self, field: &str, place: Place, why: &'static str) {
+        let places = self.left_out.entry((why, field.to_owned())).or_default();
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+
+    /// One notice for each field that is left out, however often it is there.
+    fn all_notices(self) -> Vec<Notice> {
+        let mut notices = self.notices;
+        for ((why, field), mut places) in self.left_out {
+            places.sort();
+            let lines: Vec<String> = places.iter().map(|place| place.line.to_string()).collect();
+            let line = if lines.len() == 1 { "line" } else { "lines" };
+            notices.push(Notice {
+                place: places.first().copied().unwrap_or_default(),
+                text: format!("ignored: {field} at {line} {} ({why})", lines.join(", ")),
+            });
+        }
+        notices.sort();
+        notices
+    }
+}

@@ -1,0 +1,165 @@
+//! `variables` and `envVariables`.
+
+use std::collections::BTreeMap;
+
+use super::Reader;
+use crate::stagefile::place::shown;
+use crate::stagefile::yaml::Node;
+use crate::stagefile::{Place, Problem, Text, Variable, check};
+
+impl Reader<'_> {
+    /// `variables: [{name, type, value}]`.
+    pub fn variables(&mut self, node: Option<&Node>) -> Vec<Variable> {
+        let mut variables: Vec<Variable> = Vec::new();
+        let Some(node) = node else {
+            return variables;
+        };
+        for item in self.list(node, "variables") {
+            let Some((place, variable)) = self.variable(item) else {
+                continue;
+            };
+            if variables.iter().any(|other| other.name == variable.name) {
+                let text = format!("a variable '{}' is there already", shown(&variable.name));
+                self.problem(place, text);
+                continue;
+            }
+            variables.push(variable);
+        }
+        variables
+    }
+
+    fn variable(&mut self, node: &Node) -> Option<(Place, Variable)> {
+        let mut fields = self.fields(node, "a variable")?;
+        let place = fields.place;
+        let name = fields.take("name");
+        let kind = fields.take("type");
+        let value = fields.take("value");
+        let default = fields.take("default");
+        fields.skip(&["description", "required"]);
+        fields.finish(self);
+        let kinds = [("String", false), ("Number", false), ("Secret", true)];
+        let secret = match kind {
+            Some(node) => self.choice(node, "type of a variable", &kinds)?,
+            None => false,
+        };
+        let Some(name) = name else {
+            self.problem(place, "a variable has no 'name'");
+            return None;
+        };
+        let name_place = name.place;
+        let name = self.raw(name, "the name of a variable")?.to_owned();
+        if !is_name(&name) {
+            let text = format!(
+                "the name of a variable consists of letters, digits, '_', '-' and '.', not '{}'",
+                shown(&name)
+            );
+            self.problem(name_place, text);
+            return None;
+        }
+        let value = match value.or(default) {
+            Some(node) => self.text(node, "the value of a variable")?,
+            None => Text::literal("", place),
+        };
+        // The value of a secret is its name in the place where secrets are kept.
+        let value = match value.as_literal().map(str::trim) {
+            Some(id) if secret && !id.is_empty() => {
+                let reference = format!("<+secrets.getValue(\"{}\")>", id.replace('"', ""));
+                let parsed = crate::stagefile::parse::text(&reference, value.place, &[]);
+                self.ok(parsed)?
+            }
+            _ => value,
+        };
+        Some((
+            place,
+            Variable {
+                name,
+                value,
+                secret,
+            },
+        ))
+    }
+
+    /// Gives variables their values, whatever their order. What was given on the command line
+    /// under a variable's name goes before what the file says.
+    pub fn resolve(&mut self, of: &str, variables: &mut [Variable]) {
+        let mut open: BTreeMap<usize, String> = BTreeMap::new();
+        for (index, variable) in variables.iter_mut().enumerate() {
+            let key = format!("{of}.variables.{}", variable.name);
+            match self.context.get(&key) {
+                Some(value) => variable.value = Text::literal(value, variable.value.place),
+                None => {
+                    open.insert(index, key);
+                }
+            }
+        }
+        loop {
+            let mut problems: Vec<Problem> = Vec::new();
+            let before = open.len();
+            open.retain(|index, key| {
+                let value = &variables[*index].value;
+                let mut unknown = Vec::new();
+                check::text(value, &self.context, &mut unknown);
+                let value = match unknown.is_empty() {
+                    true => value.evaluate(&self.context),
+                    false => {
+                        let hint = format!("; or give its value with --var '{key}=VALUE'");
+                        for problem in &mut unknown {
+                            problem.what.push_str(&hint);
+                        }
+                        problems.append(&mut unknown);
+                        return true;
+                    }
+                };
+                match value {
+                    Ok(value) => self.context.set(key.clone(), value),
+                    Err(problem) => problems.push(problem),
+                }
+                false
+            });
+            if open.len() == before || open.is_empty() {
+                self.problems.append(&mut problems);
+                break;
+            }
+        }
+        // So that each that refers to one of these is not a problem of its own.
+        for key in open.into_values() {
+            self.context.set(key, "");
+        }
+    }
+
+    /// `envVariables: {NAME: value}`.
+    pub fn env(&mut self, node: Option<&Node>) -> Vec<Variable> {
+        let mut variables = Vec::new();
+        let Some(node) = node else {
+            return variables;
+        };
+        for entry in self.entries(node, "envVariables") {
+            if entry.key.is_empty() || entry.key.contains('=') {
+                let text = format!(
+                    "'{}' cannot name an environment variable",
+                    shown(&entry.key)
+                );
+                self.problem(entry.place, text);
+                continue;
+            }
+            let value = if entry.node.is_null() {
+                Some(Text::literal("", entry.node.place))
+            } else {
+                self.text(&entry.node, "the value of an environment variable")
+            };
+            if let Some(value) = value {
+                variables.push(Variable {
+                    name: entry.key.clone(),
+                    value,
+                    secret: false,
+                });
+            }
+        }
+        variables
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let good = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.' | '$');
+    !name.is_empty() && name.len() <= 128 && name.chars().all(good)
+}

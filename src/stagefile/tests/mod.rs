@@ -1,0 +1,40 @@
+//! What stage files mean, field by field, and what is said about wrong ones.
+
+mod outline;
+
+use super::*;
+
+/// Reads a file that must be good.
+fn good(text: &str) -> Stage {
+    good_with(text, &[])
+}
+
+/// The same, with values of `--var`.
+fn good_with(text: &str, variables: &[(&str, &str)]) -> Stage {
+    match read(text, &given(variables)) {
+        Ok(stage) => stage,
+        Err(problems) => panic!("{problems:#?}\n{text}"),
+    }
+}
+
+fn given(variables: &[(&str, &str)]) -> Given {
+    Given {
+        stage: None,
+        variables: variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        env: [("HOME".to_owned(), "/root".to_owned())].into(),
+    }
+}
+
+/// All that is wrong with a file, as `LINE: what`.
+fn wrong(text: &str) -> Vec<String> {
+    match read(text, &given(&[])) {
+        Ok(stage) => panic!("it was read: {stage:#?}\n{text}"),
+        Err(problems) => problems
+            .iter()
+            .map(|problem| format!("{}: {}", problem.place.line, problem.what))
+            .collect(),
+    }
+}

@@ -1,5 +1,6 @@
 //! What is said over the socket.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -91,6 +92,19 @@ pub struct RunRequest {
     pub private: Vec<PathBuf>,
 }
 
+/// What is said of one step of those that are merged.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OfOne {
+    /// One policy for every conflict of it.
+    #[serde(default)]
+    pub on_conflict: Option<Policy>,
+    /// Patterns: of what it changed, what one of them matches is merged, and nothing else.
+    /// All of it if there are none.
+    #[serde(default)]
+    pub only: Vec<String>,
+}
+
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -169,9 +183,26 @@ pub enum Request {
     StepBegin {
         /// Its name.
         step: String,
+        /// It is discarded when this connection ends before it is merged or kept.
+        #[serde(default)]
+        tied: bool,
+        /// The step whose state it begins on, in place of the stage as it is.
+        #[serde(default)]
+        like: Option<String>,
+        /// The step whose end it begins on: it sees what that has changed.
+        #[serde(default)]
+        after: Option<String>,
         /// Shared paths that it has for itself, whatever their mode.
         #[serde(default)]
         private: Vec<PathBuf>,
+    },
+    /// Forget what an open step did, and begin it once more on the state that it began on.
+    StepReset {
+        /// Its name.
+        step: String,
+        /// How long what is left in it has to end by itself.
+        #[serde(default = "grace_ms")]
+        grace_ms: u64,
     },
     /// Run a command in an open step.
     StepExec {
@@ -195,7 +226,21 @@ pub enum Request {
         /// How `keep-both` names their versions.
         #[serde(default)]
         keep_both_as: Option<SuffixPattern>,
+        /// What is said of some of the steps, by name.
+        #[serde(default)]
+        each: BTreeMap<String, OfOne>,
         /// How long what is left in them has to end by itself.
+        #[serde(default = "grace_ms")]
+        grace_ms: u64,
+    },
+    /// Make the layer of an open step, which waits to be merged then.
+    StepSeal {
+        /// Its name.
+        step: String,
+        /// Patterns: what no path of matches is forgotten.
+        #[serde(default)]
+        only: Vec<String>,
+        /// How long what is left in it has to end by itself.
         #[serde(default = "grace_ms")]
         grace_ms: u64,
     },
@@ -203,6 +248,9 @@ pub enum Request {
     StepKeep {
         /// Its name.
         step: String,
+        /// The exit code with which it failed; `None` if it is put aside for another reason.
+        #[serde(default)]
+        exit_code: Option<u8>,
         /// How long what is left in it has to end by itself.
         #[serde(default = "grace_ms")]
         grace_ms: u64,

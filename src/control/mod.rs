@@ -18,7 +18,7 @@ pub use client::{
     Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, in_step, is_taken,
 };
 pub use messages::{
-    Ended, ExportRequest, Hello, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
+    Ended, ExportRequest, Hello, OfOne, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
 };
 pub use resumable::{not_resumable, only_discarded};
 pub use server::{Connection, Handler, Server};

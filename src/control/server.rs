@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -52,11 +52,16 @@ pub trait Handler: Send + Sync + 'static {
     /// Carries out one request. The reply is sent, unless
     /// [`Connection::answer`] has been called.
     fn handle(&self, request: Request, connection: &mut Connection) -> Reply;
+
+    /// The connection of this number has ended, and says nothing more.
+    fn left(&self, _connection: u64) {}
 }
 
 /// One client.
 #[derive(Debug)]
 pub struct Connection {
+    /// No other connection has the same number.
+    pub id: u64,
     wire: Wire,
     /// Why the client may only ask for what is frozen, if that is so.
     stranger: Option<String>,
@@ -329,14 +334,23 @@ fn talk(
             hello.version, hello.protocol, client.protocol
         )
     });
+    static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+    let id = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let mut connection = Connection {
+        id,
         wire,
         stranger,
         answered: false,
         patience: limits.patience,
     };
+    let talked = answer(&mut connection, handler);
+    handler.left(id);
+    talked
+}
+
+fn answer(connection: &mut Connection, handler: &dyn Handler) -> Result<()> {
     while let Some(request) = connection.next() {
-        let reply = handler.handle(request, &mut connection);
+        let reply = handler.handle(request, connection);
         if !std::mem::take(&mut connection.answered) {
             connection.wire.send(&reply)?;
         }

@@ -50,6 +50,8 @@ struct Open {
     run: Option<Run>,
     /// Commands of `step exec` that are running.
     execs: usize,
+    /// The connection that it ends with.
+    tie: Option<u64>,
 }
 
 impl Steps {
@@ -73,11 +75,14 @@ impl Steps {
         self.all_told.wait_while_for(&mut runs, waits, limit);
     }
 
-    /// The steps that a `step run` still has and that are not kept if they are
-    /// cut off.
+    /// The steps that a `step run` still has, or that are tied to a connection, and
+    /// that are not kept if they are cut off.
     pub fn cut_off(&self) -> Vec<String> {
         let open = self.open.lock();
-        let dropped = |step: &Open| step.run.as_ref().is_some_and(|run| !run.keep);
+        let dropped = |step: &Open| match &step.run {
+            Some(run) => !run.keep,
+            None => step.tie.is_some(),
+        };
         let steps = open.iter().filter(|(_, step)| dropped(step));
         steps.map(|(name, _)| name.clone()).collect()
     }
@@ -88,8 +93,24 @@ impl Steps {
             view,
             run,
             execs: 0,
+            tie: None,
         };
         self.open.lock().insert(step.to_owned(), open);
+    }
+
+    /// It ends with this connection from now on.
+    pub fn tie(&self, step: &str, connection: u64) {
+        if let Some(open) = self.open.lock().get_mut(step) {
+            open.tie = Some(connection);
+        }
+    }
+
+    /// The steps that end with this connection, and the mount points of their views.
+    pub fn tied_to(&self, connection: u64) -> Vec<(String, PathBuf)> {
+        let open = self.open.lock();
+        let tied = open.iter().filter(|(_, step)| step.tie == Some(connection));
+        tied.map(|(name, step)| (name.clone(), step.view.clone()))
+            .collect()
     }
 
     /// It has no view any more.
@@ -199,5 +220,9 @@ mod tests {
         assert_eq!(steps.beside("x", None), ["a"]);
         steps.remove("b");
         assert_eq!(steps.views().len(), 2);
+        steps.tie("c", 7);
+        assert_eq!(steps.tied_to(7), [("c".to_owned(), "/c".into())]);
+        assert_eq!(steps.tied_to(8), []);
+        assert_eq!(steps.cut_off(), ["c"]);
     }
 }

@@ -271,25 +271,44 @@ impl Requests {
                 let text = "no command is running on this connection".to_owned();
                 Err(Failure::Usage(text))
             }
-            Request::StepBegin { step, private } => {
-                super::steps::begin(self, &step, &private, connection)
+            Request::StepBegin {
+                step,
+                tied,
+                like,
+                after,
+                private,
+            } => {
+                let start = super::steps::start(like, after)?;
+                super::steps::begin(self, &step, (&start, &private), tied, connection)
+            }
+            Request::StepReset { step, grace_ms } => {
+                super::steps::reset(self, &step, Duration::from_millis(grace_ms))
             }
             Request::StepMerge {
                 steps,
                 on_conflict,
                 keep_both_as,
+                each,
                 grace_ms,
             } => {
-                let overrides = Overrides {
+                let all = Overrides {
                     on_conflict,
                     keep_both_as,
+                    only: Vec::new(),
                 };
                 let grace = Duration::from_millis(grace_ms);
-                super::steps::merge(self, &steps, overrides, grace)
+                super::steps::merge(self, &steps, &all, each, grace)
             }
-            Request::StepKeep { step, grace_ms } => {
-                super::steps::keep(self, &step, Duration::from_millis(grace_ms))
-            }
+            Request::StepSeal {
+                step,
+                only,
+                grace_ms,
+            } => super::steps::seal(self, &step, &only, Duration::from_millis(grace_ms)),
+            Request::StepKeep {
+                step,
+                exit_code,
+                grace_ms,
+            } => super::steps::keep(self, &step, exit_code, Duration::from_millis(grace_ms)),
             Request::StepDiscard { step, grace_ms } => {
                 super::steps::discard(self, &step, Duration::from_millis(grace_ms))
             }
@@ -509,5 +528,9 @@ impl Handler for Requests {
     fn handle(&self, request: Request, connection: &mut Connection) -> Reply {
         self.carry_out(request, connection)
             .unwrap_or_else(|failure| refusal(&failure))
+    }
+
+    fn left(&self, connection: u64) {
+        super::steps::left(self, connection);
     }
 }

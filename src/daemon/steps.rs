@@ -1,5 +1,6 @@
 //! Requests about steps: what runs in them, and what becomes of them.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,11 +12,12 @@ use super::open_steps::Run;
 use super::queue::{By, Turn};
 use super::render;
 use super::requests::{Requests, code_of, refusal};
-use crate::control::{Connection, Ended, OnFailure, Outcome, Reply, RunRequest, StepResult};
+use crate::control::{Connection, Ended, OfOne, OnFailure, Outcome, Reply, RunRequest, StepResult};
 use crate::error::Error;
 use crate::stage::survivors::{self, Survivor};
 use crate::stage::{
     ConflictReport, Failure, GroupState, IfOneFails, MemberOutcome, MergeReport, Overrides, Stage,
+    Start,
 };
 
 /// A view for a command that the client runs; when it has ended, or the client
@@ -35,7 +37,7 @@ pub fn run(
     let (view, others) = {
         let stage = requests.stage_to_enter()?;
         over = check_group(&stage, &mut run)?;
-        let view = stage.begin_with(&run.step, &run.private)?;
+        let view = stage.begin_with(&run.step, &Start::Stage, &run.private)?;
         let others = steps.beside(&run.step, run.group.as_ref());
         let known = Run {
             group: run.group.clone(),
@@ -414,6 +416,7 @@ impl RunEnd<'_> {
         Overrides {
             on_conflict: self.run.on_conflict,
             keep_both_as: self.run.keep_both_as.clone(),
+            only: Vec::new(),
         }
     }
 
@@ -439,22 +442,82 @@ impl RunEnd<'_> {
     }
 }
 
-/// Opens a step that others run commands in.
+/// How long what runs in a step has to end whose connection is gone.
+const GRACE_OF_LEFT: Duration = Duration::from_secs(10);
+
+/// The state that a step is asked to begin on.
+pub fn start(like: Option<String>, after: Option<String>) -> Result<Start, Failure> {
+    match (like, after) {
+        (None, None) => Ok(Start::Stage),
+        (Some(like), None) => Ok(Start::Like(like)),
+        (None, Some(after)) => Ok(Start::After(after)),
+        (Some(_), Some(_)) => {
+            let text = "a step can begin like one step, or after one, not both";
+            Err(Failure::Usage(text.to_owned()))
+        }
+    }
+}
+
+/// Opens a step that others run commands in, on this state, with these shared paths
+/// for itself; one that is tied ends with its connection.
 pub fn begin(
     requests: &Requests,
     step: &str,
-    private: &[PathBuf],
+    (start, private): (&Start, &[PathBuf]),
+    tied: bool,
     connection: &Connection,
 ) -> Result<Reply, Failure> {
     let turn = in_turn(requests, step, private, connection)?;
     let stage = requests.stage_to_enter()?;
-    let view = stage.begin_with(step, private)?;
+    let view = stage.begin_with(step, start, private)?;
     requests.steps.add(step, view.mount.clone(), None);
-    // Until it is merged, kept or discarded: whatever runs in it may use them.
+    if tied {
+        requests.steps.tie(step, connection.id);
+    }
+    // Until it is sealed or discarded: whatever runs in it may use them.
     if let Some(turn) = turn {
         turn.keep();
     }
     Ok(Reply::report("", &view))
+}
+
+/// Ends what is left in an open step, and begins it once more.
+pub fn reset(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
+    let stage = requests.stage_to_enter()?;
+    let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
+    let ended = survivors::end(&views, grace)?;
+    let view = match stage.reset(step) {
+        Ok(view) => view,
+        Err(failure) => {
+            if stage.view_of(step).is_err() {
+                ended_by_hand(requests, step);
+            }
+            return Err(failure);
+        }
+    };
+    let text = with_survivors(&ended, "");
+    let mut data = serde_json::to_value(&view).map_err(Error::from)?;
+    data["survivors"] = json!(ended);
+    Ok(Reply::Report { text, data })
+}
+
+/// Discards what was tied to a connection that has ended.
+pub fn left(requests: &Requests, connection: u64) {
+    for (step, view) in requests.steps.tied_to(connection) {
+        // The end of the stage sees to it otherwise.
+        let Ok(stage) = requests.stage() else {
+            return;
+        };
+        log::warn!("step '{step}': the connection that it was tied to is gone");
+        let ended = survivors::end(&[view], GRACE_OF_LEFT);
+        if let Some(sentence) = ended.ok().as_deref().and_then(survivors::sentence) {
+            log::info!("{sentence}");
+        }
+        match stage.discard(&step) {
+            Ok(()) => ended_by_hand(requests, &step),
+            Err(failure) => log::warn!("step '{step}' cannot be discarded: {failure}"),
+        }
+    }
 }
 
 /// The view of an open step, for one more command; the connection stays with
@@ -490,16 +553,32 @@ pub fn exec(
 pub fn merge(
     requests: &Requests,
     steps: &[String],
-    overrides: Overrides,
+    all: &Overrides,
+    mut each: BTreeMap<String, OfOne>,
     grace: Duration,
 ) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
+    let of_one = |step: &String| {
+        let one = each.remove(step).unwrap_or_default();
+        let overrides = Overrides {
+            on_conflict: one.on_conflict.or(all.on_conflict),
+            keep_both_as: all.keep_both_as.clone(),
+            only: one.only,
+        };
+        (step.clone(), overrides)
+    };
+    let overrides: BTreeMap<String, Overrides> = steps.iter().map(of_one).collect();
+    if let Some(other) = each.into_keys().next() {
+        let text =
+            format!("something is said of step '{other}', which is not among those to merge");
+        return Err(Failure::Usage(text));
+    }
     let mut views = Vec::new();
     for step in steps {
         views.extend(requests.steps.idle(step, true)?);
     }
     let ended = survivors::end(&views, grace)?;
-    let merged = stage.merge(steps, overrides);
+    let merged = stage.merge_each(steps, &overrides);
     if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
         steps.iter().for_each(|step| ended_by_hand(requests, step));
     }
@@ -510,12 +589,41 @@ pub fn merge(
     with_groups(&stage, steps, text, data)
 }
 
-/// Ends what is left in an open step and puts it aside.
-pub fn keep(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
+/// Ends what is left in an open step and makes its layer, which stays tied to what the
+/// step is tied to.
+pub fn seal(
+    requests: &Requests,
+    step: &str,
+    only: &[String],
+    grace: Duration,
+) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
     let ended = survivors::end(&views, grace)?;
-    let kept = stage.put_aside(step)?;
+    let sealed = match only {
+        [] => stage.seal_step(step)?,
+        only => stage.seal_part(step, only)?,
+    };
+    // Nothing runs in it any more; a group that it is merged with may wait for
+    // others to have their turn.
+    requests.queue.forget(step);
+    let text = with_survivors(&ended, "");
+    let mut data = serde_json::to_value(&sealed).map_err(Error::from)?;
+    data["survivors"] = json!(ended);
+    Ok(Reply::Report { text, data })
+}
+
+/// Ends what is left in an open step and puts it aside.
+pub fn keep(
+    requests: &Requests,
+    step: &str,
+    exit: Option<u8>,
+    grace: Duration,
+) -> Result<Reply, Failure> {
+    let stage = requests.stage()?;
+    let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
+    let ended = survivors::end(&views, grace)?;
+    let kept = stage.put_aside(step, exit.map(i32::from))?;
     ended_by_hand(requests, step);
     let text = with_survivors(&ended, &render::kept(&kept));
     let mut data = serde_json::to_value(&kept).map_err(Error::from)?;

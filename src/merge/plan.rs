@@ -23,6 +23,14 @@ pub enum Action {
         /// The name to hide.
         path: PathBuf,
     },
+    /// Have a directory there, with the metadata that it has in the side's view and none of what
+    /// that has in it. It takes the place of anything that is no directory.
+    Directory {
+        /// Whose view to read.
+        side: Side,
+        /// The directory.
+        path: PathBuf,
+    },
     /// Give the directory the metadata (mode, owner, extended attributes) that it has in the
     /// side's view and leave the names in it alone.
     Metadata {
@@ -45,6 +53,7 @@ impl Action {
         match self {
             Action::Take { to, .. } => to,
             Action::Remove { path }
+            | Action::Directory { path, .. }
             | Action::Metadata { path, .. }
             | Action::Concatenate { path } => path,
         }

@@ -223,7 +223,7 @@ impl Policies {
 }
 
 /// The path below its mapped path; for a mapped path itself, its name.
-fn relative<'a>(path: &'a Path, absolute: &'a Path) -> &'a Path {
+pub(super) fn relative<'a>(path: &'a Path, absolute: &'a Path) -> &'a Path {
     let mut components = path.components();
     components.next();
     match components.as_path() {
@@ -248,14 +248,14 @@ static SHIPPED: LazyLock<Vec<Rule>> = LazyLock::new(|| {
 
 /// One line of a policy list.
 #[derive(Clone, Debug)]
-struct Rule {
+pub(super) struct Rule {
     matchers: Vec<GlobMatcher>,
     absolute: bool,
     policy: Policy,
 }
 
 impl Rule {
-    fn new(pattern: &str, policy: Policy) -> Result<Rule, PolicyError> {
+    pub fn new(pattern: &str, policy: Policy) -> Result<Rule, PolicyError> {
         let directory = pattern
             .strip_suffix("/**")
             .filter(|directory| !directory.is_empty());
@@ -273,7 +273,8 @@ impl Rule {
         })
     }
 
-    fn matches(&self, absolute: &Path, relative: &Path) -> bool {
+    /// Whether it is about this path: as the user sees it, and below its mapped path.
+    pub fn matches(&self, absolute: &Path, relative: &Path) -> bool {
         let path = if self.absolute { absolute } else { relative };
         self.matchers.iter().any(|matcher| matcher.is_match(path))
     }

@@ -170,6 +170,9 @@ fn actions(outcome: &Outcome) -> Option<Vec<String>> {
             format!("take {} {} as {}", side(of), path.display(), to.display())
         }
         Action::Remove { path } => format!("remove {}", path.display()),
+        Action::Directory { side: of, path } => {
+            format!("directory {} {}", side(of), path.display())
+        }
         Action::Metadata { side: of, path } => format!("metadata {} {}", side(of), path.display()),
         Action::Concatenate { path } => format!("concatenate {}", path.display()),
     };

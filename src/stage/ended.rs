@@ -12,7 +12,22 @@ pub(super) const STRANDED: &str =
 /// changed nothing it can be merged into anything, once that is known.
 pub(super) fn is_stranded(state: &State, step: &StepState) -> bool {
     let may_have_changes = step.state == Phase::Open || step.layer.is_some();
-    may_have_changes && !state.stack.starts_with(&step.base_stack)
+    may_have_changes && !is_rooted(state, &step.base_stack)
+}
+
+/// Whether these layers are the lower part of the stage, or will be once steps are
+/// merged that have ended.
+fn is_rooted(state: &State, base: &[String]) -> bool {
+    if state.stack.starts_with(base) {
+        return true;
+    }
+    let Some((top, below)) = base.split_last() else {
+        return true;
+    };
+    // A step's layer lies on its base: this ends.
+    let mut steps = state.steps.values();
+    let waits = steps.any(|step| step.layer.as_ref() == Some(top) && step.base_stack == below);
+    waits && is_rooted(state, below)
 }
 
 impl Stage {

@@ -146,6 +146,7 @@ impl<'a> Join<'a> {
                     self.take(sides, *side, path, to, fresh)
                 }
                 Action::Remove { path } => self.remove(path),
+                Action::Directory { side, path } => self.directory(sides.view(*side), path),
                 Action::Metadata { side, path } => self.metadata(sides.view(*side), path),
                 Action::Concatenate { path } => self.concatenate(sides, path),
             };
@@ -328,6 +329,21 @@ impl<'a> Join<'a> {
         let target = in_tree(path);
         let parent = target.parent().unwrap_or(Path::new(TREE));
         keeping_times(&self.open, parent, || self.open.whiteout_file(&target))
+    }
+
+    /// Has an empty directory there that is as in `view`, or what is there already
+    /// with its metadata.
+    fn directory(&mut self, view: &Stack, path: &Path) -> Result<()> {
+        if self.below.find(path)?.is_some_and(|old| old.attr.is_dir()) {
+            return self.metadata(view, path);
+        }
+        let found = view.find(path)?.ok_or_else(|| gone(path))?;
+        self.make_room(path)?;
+        copy_up::directory(&self.open, view, &found, &in_tree(path))?;
+        self.placed_here
+            .dirs
+            .push((found.attr.ino, path.to_path_buf()));
+        Ok(())
     }
 
     /// Gives a directory the mode, owner, attributes and times it has in `view`.

@@ -50,12 +50,13 @@ impl Stage {
         Ok(notes)
     }
 
-    /// The same for an open step that nobody has said to have failed. No process
-    /// may be left that writes there. Its group does not wait for it.
+    /// The same for an open step that no `step run` has; `exit` is the exit code
+    /// with which it failed, if it did. No process may be left that writes there.
+    /// Its group does not wait for it.
     ///
     /// # Errors
     /// [`Failure::Usage`] for a step that has ended, else as [`Stage::seal_step`].
-    pub fn put_aside(&self, step: &str) -> Result<SealedStep, Failure> {
+    pub fn put_aside(&self, step: &str, exit: Option<i32>) -> Result<SealedStep, Failure> {
         let _life = self.life.lock();
         if known_step(&self.state.lock(), step)?.state != Phase::Open {
             let text = format!(
@@ -63,7 +64,16 @@ impl Stage {
             );
             return Err(Failure::Usage(text));
         }
-        let notes = self.keep_and(step, BY_HAND, |next| member_leaves(next, step))?;
+        let reason = match exit {
+            Some(exit) => format!("failed with exit code {exit}"),
+            None => BY_HAND.to_owned(),
+        };
+        let notes = self.keep_and(step, &reason, |next| {
+            if let Some(known) = next.steps.get_mut(step) {
+                known.exit = exit.or(known.exit);
+            }
+            member_leaves(next, step);
+        })?;
         let layer = known_step(&self.state.lock(), step)?.layer.clone();
         let sealed = self.sealed(step, layer)?;
         Ok(SealedStep { notes, ..sealed })

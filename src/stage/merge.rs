@@ -1,6 +1,6 @@
 //! Merging steps into the stage: all or nothing, in one commit.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use serde::Serialize;
 use super::compare::Sides;
 use super::content::Known;
 use super::delta::Scan;
-use super::ended::{STRANDED, is_stranded};
 use super::groups::member_leaves;
 use super::join::Join;
 use super::numbers::Suspects;
+use super::part::{Unit, units};
 use super::renamed::Renamed;
 use super::since::AllSince;
 use super::state::{Phase, State, now};
@@ -22,7 +22,7 @@ use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
 use crate::error::Result;
 use crate::layer::{OpenLayer, Stack, seal};
 use crate::merge::{
-    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, Race, SuffixPattern, classify,
+    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, Race, Selection, SuffixPattern, classify,
 };
 use crate::sys::at;
 
@@ -56,13 +56,16 @@ pub struct Overrides {
     pub on_conflict: Option<Policy>,
     /// How `keep-both` names the later version.
     pub keep_both_as: Option<SuffixPattern>,
+    /// What of the step's changes is merged: those at paths that one of these patterns
+    /// matches. All of them if there are none.
+    pub only: Vec<String>,
 }
 
 impl From<Option<Policy>> for Overrides {
     fn from(on_conflict: Option<Policy>) -> Overrides {
         Overrides {
             on_conflict,
-            keep_both_as: None,
+            ..Overrides::default()
         }
     }
 }
@@ -103,15 +106,37 @@ impl Stage {
         self.merge_locked(steps, |_| overrides.clone())
     }
 
+    /// The same, with what is said of each step by its name.
+    ///
+    /// # Errors
+    /// As [`Stage::merge`].
+    pub fn merge_each(
+        &self,
+        steps: &[String],
+        overrides: &BTreeMap<String, Overrides>,
+    ) -> Result<MergeReport, Failure> {
+        let _life = self.life.lock();
+        self.merge_locked(steps, |step| {
+            overrides.get(step).cloned().unwrap_or_default()
+        })
+    }
+
     pub(super) fn merge_locked(
         &self,
         steps: &[String],
         overrides: impl Fn(&str) -> Overrides,
     ) -> Result<MergeReport, Failure> {
         check_order(&self.state.lock(), steps)?;
-        let (mut policies, mut notes) = (Vec::new(), Vec::new());
+        let (mut policies, mut selections) = (BTreeMap::new(), BTreeMap::new());
+        let mut notes = Vec::new();
         for step in steps {
-            policies.push(self.policies(overrides(step))?);
+            let overrides = overrides(step);
+            if !overrides.only.is_empty() {
+                let selection = Selection::of(&overrides.only, self.options().mapped);
+                let selection = selection.map_err(|error| Failure::Usage(error.to_string()))?;
+                selections.insert(step.clone(), selection);
+            }
+            policies.insert(step.clone(), self.policies(overrides)?);
             if known_step(&self.state.lock(), step)?.state == Phase::Open {
                 notes.extend(self.seal_as(step, Phase::Sealed, None)?);
             }
@@ -119,9 +144,12 @@ impl Stage {
         self.seal_dirty_head()?;
         let busy = self.busy();
         let known = Rc::<Known>::default();
-        let mut prepared = self.prepare(steps, &policies, &busy, &known)?;
+        let (units, made) = self.one_layer_each(steps, &selections, &known)?;
+        let prepared = self.prepare((steps, &units), &policies, &busy, &known);
+        let mut prepared = prepared.inspect_err(|_| self.drop_layers(&made))?;
         failpoint::hit("merge-before-commit");
         if prepared.undecided {
+            self.drop_layers(&made);
             return Err(self.refuse(steps, prepared));
         }
         let mut stacks = None;
@@ -132,7 +160,7 @@ impl Stage {
             let now_busy = self.busy();
             if self.state.lock().stack != prepared.onto || now_busy != busy {
                 self.drop_layers(&prepared.report.join_layers);
-                prepared = self.prepare(steps, &policies, &now_busy, &known)?;
+                prepared = self.prepare((steps, &units), &policies, &now_busy, &known)?;
                 if prepared.undecided {
                     refused = Some(());
                     return Ok(old.clone());
@@ -152,9 +180,11 @@ impl Stage {
         });
         if let Err(failure) = swapped {
             self.drop_layers(&prepared.report.join_layers);
+            self.drop_layers(&made);
             return Err(failure);
         }
         if refused.is_some() {
+            self.drop_layers(&made);
             return Err(self.refuse(steps, prepared));
         }
         failpoint::hit("merge-after-commit");
@@ -165,8 +195,52 @@ impl Stage {
         if let Some((old, new)) = stacks {
             notes.extend(self.tell_kernel(&old, &new));
         }
+        if !made.is_empty() {
+            // What they were made of.
+            self.sweep_layers();
+        }
         prepared.report.notes.extend(notes);
         Ok(prepared.report)
+    }
+
+    /// The steps in units that have one layer at most each, and the layers that were
+    /// made for it.
+    fn one_layer_each(
+        &self,
+        steps: &[String],
+        selections: &BTreeMap<String, Selection>,
+        known: &Rc<Known>,
+    ) -> Result<(Vec<Unit>, Vec<String>), Failure> {
+        let mut units = units(&self.state.lock(), steps)?;
+        let mut made = Vec::new();
+        for unit in &mut units {
+            let parts = unit
+                .steps
+                .iter()
+                .find(|step| selections.contains_key(*step));
+            if let (Some(step), true) = (parts, unit.steps.len() > 1) {
+                self.drop_layers(&made);
+                return Err(Failure::Usage(format!(
+                    "step '{step}' has to be merged whole, since another of these began on what it had left"
+                )));
+            }
+            let selection = selections.get(unit.name()).cloned();
+            if unit.layers.is_empty() || unit.layers.len() == 1 && selection.is_none() {
+                continue;
+            }
+            let selection = selection.unwrap_or_else(Selection::all);
+            match self.make_part(unit, &selection, known) {
+                Ok(layer) => {
+                    made.extend(layer.clone());
+                    unit.layers = layer.into_iter().collect();
+                }
+                Err(failure) => {
+                    self.drop_layers(&made);
+                    return Err(failure);
+                }
+            }
+        }
+        Ok((units, made))
     }
 
     fn policies(&self, overrides: Overrides) -> Result<Policies, Failure> {
@@ -223,13 +297,12 @@ impl Stage {
     /// onto the stage with the steps before it, as if it came alone.
     fn prepare(
         &self,
-        steps: &[String],
-        policies: &[Policies],
+        (steps, units): (&[String], &[Unit]),
+        policies: &BTreeMap<String, Policies>,
         busy: &[PathBuf],
         known: &Rc<Known>,
     ) -> Result<Prepared, Failure> {
         let state = self.state.lock().clone();
-        check_order(&state, steps)?;
         let busy: BTreeSet<PathBuf> = busy.iter().cloned().collect();
         let mut prepared = Prepared {
             report: MergeReport {
@@ -242,9 +315,12 @@ impl Stage {
             text: String::new(),
         };
         let mut all_since = AllSince::new(known);
-        for (step, policies) in steps.iter().zip(policies) {
+        for unit in units {
+            let Some(policies) = policies.get(unit.name()) else {
+                continue;
+            };
             let done =
-                self.prepare_one(&state, step, policies, &busy, &mut all_since, &mut prepared);
+                self.prepare_one(&state, unit, policies, &busy, &mut all_since, &mut prepared);
             if let Err(failure) = done {
                 self.drop_layers(&prepared.report.join_layers);
                 return Err(failure);
@@ -264,30 +340,38 @@ impl Stage {
     fn prepare_one(
         &self,
         state: &State,
-        step: &str,
+        unit: &Unit,
         policies: &Policies,
         busy: &BTreeSet<PathBuf>,
         all_since: &mut AllSince,
         prepared: &mut Prepared,
     ) -> Result<(), Failure> {
-        let known = known_step(state, step)?;
-        let Some(layer) = &known.layer else {
-            let note = format!("step '{step}' changed nothing");
-            prepared.report.notes.push(note);
+        let step = unit.name();
+        let Some(layer) = unit.layers.first() else {
+            let quiet = unit
+                .steps
+                .iter()
+                .map(|step| match &known_step(state, step) {
+                    Ok(known) if known.layer.is_some() => {
+                        format!("nothing that step '{step}' changed is to be merged")
+                    }
+                    _ => format!("step '{step}' changed nothing"),
+                });
+            prepared.report.notes.extend(quiet);
             return Ok(());
         };
         let mut ids = state.stack.clone();
         ids.extend(prepared.pushed.iter().cloned());
-        if ids == known.base_stack && busy.is_empty() {
+        if ids == unit.base && busy.is_empty() {
             // Nobody changed anything since the step began: a merge of one is
             // the step itself.
             prepared.pushed.push(layer.clone());
             return Ok(());
         }
-        let base = self.stack_of(&known.base_stack)?;
+        let base = self.stack_of(&unit.base)?;
         let stage = self.stack_of(&ids)?;
         let view = base.with(self.layer(layer)?);
-        let mut since = all_since.take(known.base_stack.len());
+        let mut since = all_since.take(unit.base.len());
         self.read_since(&mut since, &stage, &ids)?;
         let sides = Sides {
             step_scan: Scan::of(&view, base.layers().len(), &Arc::from(step))?,
@@ -321,7 +405,7 @@ impl Stage {
             Some(_) => {}
         }
         since.scan = sides.stage_scan;
-        all_since.put(known.base_stack.len(), since);
+        all_since.put(unit.base.len(), since);
         Ok(())
     }
 
@@ -382,10 +466,6 @@ fn check_order(state: &State, steps: &[String]) -> Result<(), Failure> {
         if !seen.insert(step) {
             return Err(Failure::Usage(format!("step '{step}' is named twice")));
         }
-        if is_stranded(state, known_step(state, step)?) {
-            let text = format!("step '{step}' {STRANDED}; discard it and run it again");
-            return Err(Failure::Usage(text));
-        }
     }
-    Ok(())
+    units(state, steps).map(drop)
 }

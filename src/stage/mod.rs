@@ -8,6 +8,7 @@
 //! view's own locks come after `life` and before the leaves.
 
 mod abort;
+mod begin;
 pub mod bind;
 mod blame;
 mod changes;
@@ -33,6 +34,7 @@ mod names;
 pub mod namespace;
 mod numbers;
 pub mod occupants;
+mod part;
 mod past;
 mod places;
 mod recover;
@@ -63,6 +65,7 @@ use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, mount};
 use crate::view::View;
 
+pub use begin::Start;
 pub use blame::{BlameLine, Did};
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};

@@ -201,6 +201,7 @@ impl GroupState {
         Overrides {
             on_conflict: self.on_conflict.get(member).copied(),
             keep_both_as: self.keep_both_as.get(member).cloned(),
+            only: Vec::new(),
         }
     }
 }

@@ -1,25 +1,22 @@
-//! The life of a step: begin, seal, keep, discard.
+//! The life of a step: seal, keep, discard.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::abort::refuse_aborted;
 use super::diff::as_seen;
 use super::ended::{STRANDED, is_stranded};
-use super::groups::{group_base, group_of, member_begins, member_leaves};
+use super::groups::{group_of, member_leaves};
 use super::head::forget_seal;
 use super::journal::Record;
-use super::names::{self, STAGE_VIEW};
+use super::names::STAGE_VIEW;
 use super::sharing::drop_unmerged;
 use super::state::{Phase, State, StepState, now};
-use super::{Failure, Running, Stage, failpoint, occupants, recover, reserve};
-use crate::error::{Context, Result};
-use crate::layer::{Manifest, OpenLayer, seal};
+use super::{Failure, Stage, failpoint, occupants, recover, reserve};
+use crate::error::Result;
+use crate::layer::{Manifest, seal};
 use crate::tree::Ino;
 use crate::tree::shown;
-use crate::view::View;
 
 /// What is needed to run something in a step's view.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -61,102 +58,6 @@ pub struct SealedStep {
 }
 
 impl Stage {
-    /// Opens a view for a step, of the stage as it is now, or, of a member of a
-    /// group, as it was when the first of them began. The name may be one whose
-    /// step was merged or discarded.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`] for a bad name, one in use, or a member of a group that
-    /// was aborted, else what sealing the head, the disk or mounting reports; then
-    /// there is no such step.
-    pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
-        self.begin_with(step, &[])
-    }
-
-    /// [`Stage::begin`], for a step that has some shared paths for itself, whatever
-    /// their mode: what it changes there is dropped.
-    ///
-    /// # Errors
-    /// As [`Stage::begin`] and [`Stage::private_paths`].
-    pub fn begin_with(&self, step: &str, private: &[PathBuf]) -> Result<StepView, Failure> {
-        let private = self.private_paths(private)?;
-        let _life = self.life.lock();
-        self.check_free(step)?;
-        let base = group_base(&self.state.lock(), step);
-        if base.is_none() {
-            self.seal_dirty_head()?;
-        }
-        let mut next = self.state.lock().clone();
-        let base = base.unwrap_or_else(|| next.stack.clone());
-        let dir = self.view_dir(step);
-        let made = self.open_view(step, private, &dir, base, &mut next);
-        if made.is_err() {
-            recover::remove_view(&dir);
-        }
-        made?;
-        Ok(self.step_view(step, step, &next))
-    }
-
-    /// Checks that a step of this name can begin.
-    ///
-    /// # Errors
-    /// [`Failure::Usage`] for a bad name, one in use, or a member of a group that was aborted.
-    pub fn check_free(&self, step: &str) -> Result<(), Failure> {
-        names::check("step", step)?;
-        let state = self.state.lock();
-        match state.steps.get(step) {
-            Some(known) => Err(in_use(&state, step, known)),
-            None => refuse_aborted(&state, step),
-        }
-    }
-
-    fn open_view(
-        &self,
-        step: &str,
-        private: Vec<PathBuf>,
-        dir: &Path,
-        base: Vec<String>,
-        next: &mut State,
-    ) -> Result<(), Failure> {
-        let stack = self.stack_of(&base)?;
-        let mount = dir.join("mnt");
-        std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
-        let open = OpenLayer::open(&dir.join("open"))?;
-        let view = View::new(stack, open, self.inos.clone(), false)?;
-        let session: Arc<dyn super::Session> =
-            self.sessions.mount(view.clone(), &mount, step)?.into();
-        let started = StepState {
-            state: Phase::Open,
-            base_stack: base,
-            layer: None,
-            started: now(),
-            first_ino: self.inos.allocate(),
-            ended: None,
-            group: group_of(next, step),
-            exit: None,
-            reason: None,
-            kept_in: None,
-            private,
-        };
-        next.steps.insert(step.to_owned(), started);
-        next.gone.remove(step);
-        member_begins(next, step);
-        if let Err(error) = self.commit(next) {
-            session.abort();
-            session.unmount()?;
-            return Err(error.into());
-        }
-        let running = Running {
-            view,
-            session: Some(session),
-            mount,
-            lent: None,
-        };
-        let mut all = self.running.lock();
-        all.insert(step.to_owned(), Arc::new(running));
-        Ok(())
-    }
-
     /// What is needed to run something as this step in the view named `view`.
     pub(super) fn step_view(&self, step: &str, view: &str, state: &State) -> StepView {
         let all = self.running.lock();
@@ -339,6 +240,20 @@ impl Stage {
         self.drop_step(step)
     }
 
+    /// Ends a step's view, if it has one, without a layer.
+    pub(super) fn drop_view(&self, step: &str) -> Result<(), Failure> {
+        let running = self.running.lock().get(step).cloned();
+        if let Some(running) = running {
+            if let Some(session) = &running.session {
+                session.abort();
+                session.unmount()?;
+                self.remember_requests(session.as_ref());
+            }
+            drop(running.view.close()?);
+        }
+        Ok(())
+    }
+
     pub(super) fn drop_step(&self, step: &str) -> Result<(), Failure> {
         self.drop_step_and(step, |next| member_leaves(next, step))
     }
@@ -350,15 +265,7 @@ impl Stage {
         change: impl FnOnce(&mut State),
     ) -> Result<(), Failure> {
         known_step(&self.state.lock(), step)?;
-        let running = self.running.lock().get(step).cloned();
-        if let Some(running) = running {
-            if let Some(session) = &running.session {
-                session.abort();
-                session.unmount()?;
-                self.remember_requests(session.as_ref());
-            }
-            drop(running.view.close()?);
-        }
+        self.drop_view(step)?;
         let mut next = self.state.lock().clone();
         next.steps.remove(step);
         next.gone.insert(step.to_owned(), "discarded".to_owned());
@@ -405,7 +312,7 @@ pub(super) fn known_step<'a>(state: &'a State, step: &str) -> Result<&'a StepSta
     })
 }
 
-fn in_use(state: &State, step: &str, known: &StepState) -> Failure {
+pub(super) fn in_use(state: &State, step: &str, known: &StepState) -> Failure {
     Failure::Usage(match known.state {
         _ if is_stranded(state, known) => format!("step '{step}' {STRANDED}; discard it first"),
         Phase::Open => format!("step '{step}' is open; merge or discard it first"),

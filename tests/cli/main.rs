@@ -13,6 +13,7 @@ mod help;
 mod history;
 mod kept;
 mod mounted;
+mod parts;
 mod passthrough;
 mod places;
 mod protocol;

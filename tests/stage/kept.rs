@@ -10,15 +10,15 @@ fn an_open_step_is_put_aside_and_nothing_is_merged() {
     let before = rig.tree();
     rig.begin("s");
     rig.in_view("s").write("0/new", "n").remove("0/log");
-    let kept = rig.stage.put_aside("s").unwrap();
+    let kept = rig.stage.put_aside("s", None).unwrap();
     assert_eq!((kept.entries, kept.whiteouts), (1, 1), "{kept:?}");
     assert_eq!(rig.tree(), before);
     let known = &rig.stage.steps()[0];
     assert_eq!((known.state, &known.layer), (Phase::Kept, &kept.layer));
-    let twice = rig.stage.put_aside("s").unwrap_err();
+    let twice = rig.stage.put_aside("s", None).unwrap_err();
     assert!(matches!(&twice, Failure::Usage(text) if text.contains("has ended already")));
     assert!(matches!(
-        rig.stage.put_aside("none"),
+        rig.stage.put_aside("none", None),
         Err(Failure::NotFound(_))
     ));
     let rig = rig.die_and_resume();
@@ -32,7 +32,7 @@ fn an_open_step_is_put_aside_and_nothing_is_merged() {
 fn a_step_that_changed_nothing_is_kept_without_a_layer() {
     let rig = Rig::new();
     rig.begin("s");
-    assert_eq!(rig.stage.put_aside("s").unwrap().layer, None);
+    assert_eq!(rig.stage.put_aside("s", None).unwrap().layer, None);
     assert_eq!(rig.stage.steps()[0].state, Phase::Kept);
     rig.stage.discard("s").unwrap();
     rig.begin("s");
@@ -50,7 +50,7 @@ fn a_group_does_not_wait_for_a_member_that_was_put_aside() {
     assert!(waits.unwrap().is_none());
     rig.begin("b");
     rig.in_view("b").write("0/b", "b");
-    rig.stage.put_aside("b").unwrap();
+    rig.stage.put_aside("b", None).unwrap();
     let ended = rig.stage.end_groups_without(&names(&["b"]));
     assert_eq!(ended.len(), 1);
     assert_eq!(ended[0].merged.as_ref().unwrap().steps, ["a"]);
@@ -95,7 +95,7 @@ fn of_the_steps_that_failed_only_the_last_are_kept() {
     }
     rig.begin("v");
     rig.in_view("v").write("0/of-v", "v");
-    assert!(rig.stage.put_aside("v").unwrap().notes.is_empty());
+    assert!(rig.stage.put_aside("v", None).unwrap().notes.is_empty());
     assert!(rig.stage.status().made_way.is_empty());
     let layer = rig.stage.steps().pop().unwrap().layer.unwrap();
     assert!(layer.ends_with("-z"), "{layer}");

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use harness_fs::merge::SharingMode;
-use harness_fs::stage::{Failure, Phase};
+use harness_fs::stage::{Failure, Phase, Start};
 use nix::fcntl::OFlag;
 
 use crate::rig::{Rig, names};
@@ -113,7 +113,7 @@ fn a_step_can_have_a_path_for_itself_whatever_its_mode() {
             rig.stage.locked_paths(&[]).len(),
             usize::from(mode == SharingMode::Locked)
         );
-        let view = rig.stage.begin_with("s", &m2).unwrap();
+        let view = rig.stage.begin_with("s", &Start::Stage, &m2).unwrap();
         assert!(view.live.is_empty(), "{mode}");
         assert!(rig.stage.locked_paths_of("s").is_empty(), "{mode}");
         rig.run("s", WORK);
@@ -132,7 +132,9 @@ fn a_step_can_have_a_path_for_itself_whatever_its_mode() {
 fn only_a_shared_path_can_be_for_a_step_alone() {
     let rig = Rig::new();
     for wrong in [rig.dir.join("ws"), rig.dir.join("m2/repo"), "m2".into()] {
-        let refused = rig.stage.begin_with("s", std::slice::from_ref(&wrong));
+        let refused = rig
+            .stage
+            .begin_with("s", &Start::Stage, std::slice::from_ref(&wrong));
         let Err(Failure::Usage(text)) = refused else {
             panic!("{}: {refused:?}", wrong.display());
         };

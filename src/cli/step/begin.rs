@@ -26,6 +26,15 @@ pub struct Arguments {
     /// dropped, and it waits for no turn. May be repeated.
     #[arg(long, value_name = "PATH")]
     private: Vec<PathBuf>,
+    /// Begin on the state that this step began on, not on the stage as it is now. It may have
+    /// ended, but not be merged or discarded: so steps that run at once begin alike, whoever
+    /// writes to the stage meanwhile.
+    #[arg(long, value_name = "STEP")]
+    like: Option<String>,
+    /// Begin on what this step has left, which has ended and is not merged yet. The two are then
+    /// merged together: `step merge STEP NAME`.
+    #[arg(long, value_name = "STEP", conflicts_with = "like")]
+    after: Option<String>,
     /// Print JSON: where the view is mounted.
     #[arg(long)]
     json: bool,
@@ -38,6 +47,9 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let request = Request::StepBegin {
         step: arguments.step.clone(),
+        tied: false,
+        like: arguments.like,
+        after: arguments.after,
         private: arguments.private,
     };
     let mut client = place.connect()?;

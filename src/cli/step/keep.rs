@@ -25,6 +25,9 @@ pub struct Arguments {
     /// The step.
     #[arg(value_name = "NAME")]
     step: String,
+    /// The exit code with which it failed, for `step list` and `log`.
+    #[arg(long, value_name = "N")]
+    exit_code: Option<u8>,
     /// How long processes left in the step have to end before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
@@ -40,6 +43,7 @@ pub struct Arguments {
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
     let request = Request::StepKeep {
         step: arguments.step,
+        exit_code: arguments.exit_code,
         grace_ms: policy::millis(arguments.grace),
     };
     show(place.ask(&request)?, arguments.json)

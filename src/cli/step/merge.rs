@@ -1,11 +1,12 @@
 //! `step merge`: brings what steps changed into the stage.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::cli::output::{Trouble, show};
 use crate::cli::place::Place;
 use crate::cli::policy;
-use crate::control::Request;
+use crate::control::{OfOne, Request};
 use crate::merge::{Policy, SuffixPattern};
 
 /// Merge steps into the stage, all or none, in the order given.
@@ -18,6 +19,7 @@ use crate::merge::{Policy, SuffixPattern};
 Examples:
   harness-fs step merge build
   harness-fs step merge unit lint --on-conflict last
+  harness-fs step merge unit --only 'reports/**'    # of one that failed and is kept
   harness-fs step merge unit lint --on-conflict keep-both --keep-both-as '{stem}.{step}{ext}'")]
 pub struct Arguments {
     /// The steps.
@@ -29,6 +31,10 @@ pub struct Arguments {
     /// How keep-both names their versions in this merge; see `mount` [default: as mounted].
     #[arg(long, value_name = "PATTERN")]
     keep_both_as: Option<SuffixPattern>,
+    /// Merge of each step only what this pattern matches, as those of `mount --policy` do, and
+    /// forget the rest; may be repeated.
+    #[arg(long, value_name = "GLOB")]
+    only: Vec<String>,
     /// How long processes left in the steps have to end before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
@@ -42,10 +48,20 @@ pub struct Arguments {
 /// # Errors
 /// One sentence, or the report of the conflicts.
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
+    let of_one = OfOne {
+        on_conflict: None,
+        only: arguments.only,
+    };
+    let mut each = BTreeMap::new();
+    if !of_one.only.is_empty() {
+        let steps = arguments.steps.iter();
+        each.extend(steps.map(|step| (step.clone(), of_one.clone())));
+    }
     let request = Request::StepMerge {
         steps: arguments.steps,
         on_conflict: arguments.on_conflict,
         keep_both_as: arguments.keep_both_as,
+        each,
         grace_ms: policy::millis(arguments.grace),
     };
     show(place.ask(&request)?, arguments.json)

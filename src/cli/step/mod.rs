@@ -6,8 +6,10 @@ mod exec;
 mod keep;
 mod list;
 mod merge;
+mod reset;
 pub mod result;
 mod run;
+mod seal;
 mod shell;
 mod turn;
 
@@ -24,7 +26,9 @@ pub enum Command {
     Begin(begin::Arguments),
     Exec(exec::Arguments),
     Merge(merge::Arguments),
+    Seal(seal::Arguments),
     Keep(keep::Arguments),
+    Reset(reset::Arguments),
     Discard(discard::Arguments),
     Shell(shell::Arguments),
     List(list::Arguments),
@@ -40,7 +44,9 @@ pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Begin(arguments) => begin::run(arguments, place),
         Command::Exec(arguments) => exec::run(&arguments, place),
         Command::Merge(arguments) => merge::run(arguments, place),
+        Command::Seal(arguments) => seal::run(arguments, place),
         Command::Keep(arguments) => keep::run(arguments, place),
+        Command::Reset(arguments) => reset::run(arguments, place),
         Command::Discard(arguments) => discard::run(arguments, place),
         Command::Shell(arguments) => shell::run(&arguments, place),
         Command::List(arguments) => list::run(&arguments, place),

@@ -139,6 +139,9 @@ pub fn joined(stacked: &Tree, plan: &JoinPlan, model: &Model<'_>) -> Tree {
                 assert!(shown.get(path).is_some(), "{action:?} of nothing");
                 shown.remove(path);
             }
+            Action::Directory { .. } => {
+                unreachable!("{action:?} is of a part of a step");
+            }
             Action::Metadata { side, path } => {
                 let mode = model.view(*side).get(path).unwrap().mode();
                 shown.0.get_mut(path).unwrap().set_mode(mode);

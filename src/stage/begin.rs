@@ -1,0 +1,198 @@
+//! The beginning of a step: on which state, and its view.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::abort::refuse_aborted;
+use super::ended::{STRANDED, is_stranded};
+use super::groups::{group_base, group_of, member_begins};
+use super::state::{Phase, State, StepState, now};
+use super::steps::{StepView, in_use, known_step};
+use super::{Failure, Running, Stage, names, recover};
+use crate::error::Context;
+use crate::layer::OpenLayer;
+use crate::view::View;
+
+/// The state that a step begins on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Start {
+    /// The stage as it is now, or, of a member of a group, as it was when the first
+    /// of them began.
+    #[default]
+    Stage,
+    /// That of another step, which may have ended but is neither merged nor
+    /// discarded: two steps begin alike, whoever writes to the stage in between.
+    Like(String),
+    /// What another step has left that has ended and is neither merged nor discarded.
+    /// The two can only be merged together, or this one later.
+    After(String),
+}
+
+impl Stage {
+    /// Opens a view for a step, of the stage as it is now; see [`Start::Stage`]. The
+    /// name may be one whose step was merged or discarded.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a bad name, one in use, or a member of a group that
+    /// was aborted, else what sealing the head, the disk or mounting reports; then
+    /// there is no such step.
+    pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
+        self.begin_with(step, &Start::Stage, &[])
+    }
+
+    /// The same, on a state of choice, for a step that has some shared paths for
+    /// itself, whatever their mode: what it changes there is dropped.
+    ///
+    /// # Errors
+    /// As [`Stage::begin`] and [`Stage::private_paths`]; [`Failure::NotFound`] without
+    /// the other step, and [`Failure::Usage`] if that is open where it should have
+    /// ended, or its state is no part of the stage any more.
+    pub fn begin_with(
+        &self,
+        step: &str,
+        start: &Start,
+        private: &[PathBuf],
+    ) -> Result<StepView, Failure> {
+        let private = self.private_paths(private)?;
+        let _life = self.life.lock();
+        self.check_free(step)?;
+        let of_group = group_base(&self.state.lock(), step);
+        let base = match (start, of_group) {
+            (Start::Stage, Some(base)) => base,
+            (Start::Stage, None) => self.present()?,
+            (Start::Like(other), _) => self.base_of(other)?,
+            (Start::After(other), _) => self.left_by(other)?,
+        };
+        self.begin_on(step, base, private)
+    }
+
+    /// Forgets what an open step did, and begins it once more on the state that it
+    /// began on. Whoever is still in its view gets errors. Its group goes on
+    /// waiting for it.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`] without such a step, [`Failure::Usage`] for one that has
+    /// ended or began on a state that is gone, or what unmounting reports; then it
+    /// is as it was. What keeps the new view from being mounted: then there is no
+    /// such step any more.
+    pub fn reset(&self, step: &str) -> Result<StepView, Failure> {
+        let _life = self.life.lock();
+        let known = known_step(&self.state.lock(), step)?.clone();
+        if known.state != Phase::Open {
+            let text = format!("step '{step}' has ended; discard it and begin it again");
+            return Err(Failure::Usage(text));
+        }
+        let base = self.base_of(step)?;
+        self.drop_view(step)?;
+        recover::remove_view(&self.view_dir(step));
+        let begun = self.begin_on(step, base, known.private);
+        if begun.is_err() {
+            self.drop_step(step)?;
+        }
+        begun
+    }
+
+    /// Checks that a step of this name can begin.
+    ///
+    /// # Errors
+    /// [`Failure::Usage`] for a bad name, one in use, or a member of a group that was
+    /// aborted.
+    pub fn check_free(&self, step: &str) -> Result<(), Failure> {
+        names::check("step", step)?;
+        let state = self.state.lock();
+        match state.steps.get(step) {
+            Some(known) => Err(in_use(&state, step, known)),
+            None => refuse_aborted(&state, step),
+        }
+    }
+
+    /// The stage as it is now, all of it sealed.
+    fn present(&self) -> Result<Vec<String>, Failure> {
+        self.seal_dirty_head()?;
+        Ok(self.state.lock().stack.clone())
+    }
+
+    fn base_of(&self, step: &str) -> Result<Vec<String>, Failure> {
+        let state = self.state.lock();
+        let known = known_step(&state, step)?;
+        if is_stranded(&state, known) {
+            let text = format!("step '{step}' {STRANDED}; discard it and begin it again");
+            return Err(Failure::Usage(text));
+        }
+        Ok(known.base_stack.clone())
+    }
+
+    fn left_by(&self, step: &str) -> Result<Vec<String>, Failure> {
+        let mut base = self.base_of(step)?;
+        let known = known_step(&self.state.lock(), step)?.clone();
+        if known.state == Phase::Open {
+            let text = format!("step '{step}' is open: what it leaves is not known yet");
+            return Err(Failure::Usage(text));
+        }
+        base.extend(known.layer);
+        Ok(base)
+    }
+
+    /// Opens a view of these layers for a step.
+    fn begin_on(
+        &self,
+        step: &str,
+        base: Vec<String>,
+        private: Vec<PathBuf>,
+    ) -> Result<StepView, Failure> {
+        let mut next = self.state.lock().clone();
+        let dir = self.view_dir(step);
+        let made = self.open_view(step, &dir, (base, private), &mut next);
+        if made.is_err() {
+            recover::remove_view(&dir);
+        }
+        made?;
+        Ok(self.step_view(step, step, &next))
+    }
+
+    fn open_view(
+        &self,
+        step: &str,
+        dir: &Path,
+        (base_stack, private): (Vec<String>, Vec<PathBuf>),
+        next: &mut State,
+    ) -> Result<(), Failure> {
+        let stack = self.stack_of(&base_stack)?;
+        let mount = dir.join("mnt");
+        std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
+        let open = OpenLayer::open(&dir.join("open"))?;
+        let view = View::new(stack, open, self.inos.clone(), false)?;
+        let session: Arc<dyn super::Session> =
+            self.sessions.mount(view.clone(), &mount, step)?.into();
+        let started = StepState {
+            state: Phase::Open,
+            base_stack,
+            layer: None,
+            started: now(),
+            first_ino: self.inos.allocate(),
+            ended: None,
+            group: group_of(next, step),
+            exit: None,
+            reason: None,
+            kept_in: None,
+            private,
+        };
+        next.steps.insert(step.to_owned(), started);
+        next.gone.remove(step);
+        member_begins(next, step);
+        if let Err(error) = self.commit(next) {
+            session.abort();
+            session.unmount()?;
+            return Err(error.into());
+        }
+        let running = Running {
+            view,
+            session: Some(session),
+            mount,
+            lent: None,
+        };
+        let mut all = self.running.lock();
+        all.insert(step.to_owned(), Arc::new(running));
+        Ok(())
+    }
+}

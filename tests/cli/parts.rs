@@ -1,0 +1,110 @@
+//! Steps that begin where others began or ended, and parts of what they did.
+
+use super::mounted::in_stage;
+
+#[test]
+fn of_a_failed_step_only_the_reports_are_merged() {
+    let ran = in_stage(
+        r#"
+        mkdir -p "$W/src" && echo 1 >"$W/src/a" && echo 1 >"$W/src/b" && echo 1 >"$W/old.xml"
+        code 1 "$H" step run --on-failure keep tests -- sh -c '
+            echo 2 >src/a; mkdir -p out/reports/deep; echo 1 >out/bin; echo r >out/reports/r.xml
+            chmod 700 out; ln out/reports/r.xml out/reports/deep/s.xml; rm old.xml; exit 1'
+        code 0 "$H" step merge tests --only 'out/reports/**' --only '*.xml'
+        is "$(cd "$W" && find . -type f | sort | tr '\n' ' ')" \
+            "./file ./out/reports/deep/s.xml ./out/reports/r.xml ./src/a ./src/b "
+        is "$(cat "$W/src/a" "$W/out/reports/r.xml" "$W/out/reports/deep/s.xml")" "$(printf '1\nr\nr')"
+        is "$(stat -c '%a %h' "$W/out" "$W/out/reports/r.xml" | tr '\n' ' ')" "700 3 644 2 "
+        is "$("$H" blame "$W/out/reports/r.xml" | grep -c tests)" 1
+        code 3 "$H" step discard tests
+        "#,
+    );
+    assert!(ran.err.contains("exit code 1"), "{}", ran.err);
+}
+
+#[test]
+fn a_pattern_that_nothing_matches_merges_nothing_and_says_so() {
+    let ran = in_stage(
+        r#"
+        "$H" step begin s && "$H" step exec s -- sh -c 'echo 1 >new'
+        code 2 "$H" step merge s --only '['
+        "$H" step merge s --only 'none/**' >"$T/said"
+        grep -q "nothing that step 's' changed is to be merged" "$T/said"
+        [ ! -e "$W/new" ]
+        "#,
+    );
+    assert!(ran.err.contains("'['"), "{}", ran.err);
+}
+
+#[test]
+fn a_conflict_in_a_part_leaves_the_whole() {
+    in_stage(
+        r#"
+        "$H" step begin a && "$H" step begin b
+        "$H" step exec a -- sh -c 'echo a >both'
+        "$H" step exec b -- sh -c 'echo b >both; echo b >other'
+        code 0 "$H" step merge a
+        code 4 "$H" step merge b --only both
+        is "$("$H" diff b)" "$(printf 'A %s\nA %s' "$W/both" "$W/other")"
+        code 0 "$H" step merge b --only other
+        is "$(cat "$W/both" "$W/other")" "$(printf 'a\nb')"
+        "#,
+    );
+}
+
+#[test]
+fn steps_begin_like_others_whatever_was_merged_since() {
+    in_stage(
+        r#"
+        "$H" step begin first
+        echo later >"$W/later"
+        "$H" step begin second --like first
+        "$H" step exec second -- sh -c '[ ! -e later ]; echo 1 >new'
+        code 3 "$H" step begin third --like none
+        code 0 "$H" step merge first second
+        is "$(cat "$W/later" "$W/new")" "$(printf 'later\n1')"
+        "#,
+    );
+}
+
+#[test]
+fn a_step_that_is_reset_begins_where_it_began() {
+    in_stage(
+        r#"
+        "$H" step begin s
+        "$H" step exec s -- sh -c 'echo 1 >wreck; rm file'
+        echo later >"$W/later"
+        "$H" step reset s >"$T/said"
+        code 0 "$H" step exec s -- sh -c '[ ! -e wreck ] && [ -e file ] && [ ! -e later ] && echo 2 >new'
+        code 0 "$H" step merge s
+        is "$(ls "$W" | tr '\n' ' ')" "file later new "
+        code 3 "$H" step reset s
+        "#,
+    );
+}
+
+#[test]
+fn steps_that_follow_each_other_are_merged_as_one() {
+    let ran = in_stage(
+        r#"
+        mkdir -p "$W/dir" && echo 1 >"$W/dir/a" && ln "$W/dir/a" "$W/dir/b"
+        "$H" step begin one && "$H" step begin beside
+        "$H" step exec one -- sh -c 'echo one >>dir/a; mv dir moved; echo 1 >made; echo 1 >gone'
+        code 2 "$H" step begin two --after one
+        "$H" step exec beside -- sh -c 'echo beside >beside'
+        "$H" step seal one
+        "$H" step begin two --after one
+        "$H" step exec two -- sh -c 'rm gone; echo two >>moved/b; echo 2 >made'
+        code 2 "$H" step merge two
+        "$H" step seal two
+        "$H" step begin three --after two
+        "$H" step exec three -- sh -c 'chmod 600 made'
+        code 2 "$H" step merge one two three --only made
+        code 0 "$H" step merge beside one two three
+        is "$(cd "$W" && find . | sort | tr '\n' ' ')" ". ./beside ./file ./made ./moved ./moved/a ./moved/b "
+        is "$(cat "$W/moved/a")" "$(printf '1\none\ntwo')"
+        is "$(stat -c '%a %h' "$W/moved/a" "$W/made" | tr '\n' ' ')" "644 2 600 1 "
+        "#,
+    );
+    assert!(ran.err.contains("`step merge one two`"), "{}", ran.err);
+}

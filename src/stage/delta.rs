@@ -30,6 +30,19 @@ impl Scan {
     /// # Errors
     /// What the layers report.
     pub fn of(stack: &Stack, index: usize, writer: &Arc<str>) -> Result<Scan> {
+        Scan::but_for(stack, index, writer, &[])
+    }
+
+    /// [`Scan::of`] that does not look at some mapped paths, given by their roots.
+    ///
+    /// # Errors
+    /// What the layers report.
+    pub fn but_for(
+        stack: &Stack,
+        index: usize,
+        writer: &Arc<str>,
+        roots: &[PathBuf],
+    ) -> Result<Scan> {
         let layer = stack.layer(index);
         let below = stack.below(index);
         let mut scan = Scan::default();
@@ -40,6 +53,9 @@ impl Scan {
             let names = layer.names(&dir);
             for name in names.context(|| format!("{} of layer {}", dir.display(), layer.id()))? {
                 let path = dir.join(&name.name);
+                if roots.contains(&path) {
+                    continue;
+                }
                 let Some(entry) = layer.entry(&path)? else {
                     continue;
                 };

@@ -81,18 +81,20 @@ impl Stage {
         private.map_or(Vec::new(), |private| self.locked_paths(&private))
     }
 
-    /// What is open for writing in the stage view where steps can be in its way.
-    pub(super) fn busy(&self) -> Vec<PathBuf> {
+    /// Where layers have the mapped paths of which no step has anything.
+    pub(super) fn unmerged_roots(&self) -> Vec<PathBuf> {
         let options = self.options();
+        let unmerged = options.unmerged(&[]);
+        let mapped = options.mapped.iter().enumerate();
+        let roots = mapped.filter(|(_, path)| unmerged.contains(path));
+        roots.map(|(index, _)| index.to_string().into()).collect()
+    }
+
+    /// What is open for writing in the stage view where a step can be in its way.
+    pub(super) fn busy(&self) -> Vec<PathBuf> {
+        let apart = self.unmerged_roots();
         let mut busy = self.stage_view.busy();
-        busy.retain(|path| {
-            let root = path
-                .iter()
-                .next()
-                .and_then(|first| first.to_str()?.parse::<usize>().ok());
-            let mapped = root.and_then(|index| options.mapped.get(index));
-            mapped.is_none_or(|path| options.sharing_of(path) == SharingMode::Merge)
-        });
+        busy.retain(|path| !apart.iter().any(|root| path.starts_with(root)));
         busy
     }
 }

@@ -76,6 +76,8 @@ impl Stage {
         ids: &[String],
     ) -> Result<()> {
         let below_ids = stage.layers().len() - ids.len();
+        // No step has to do with what is there, and it may be much.
+        let apart = self.unmerged_roots();
         let mut step: Option<(Scan, usize)> = None;
         for (index, id) in ids.iter().enumerate().skip(since.read) {
             let depth = below_ids + index;
@@ -84,7 +86,7 @@ impl Stage {
                 // It belongs to the step whose layer lies below it, except for
                 // what it restores of the state that the step was merged into.
                 let writer = since.writer.get_or_insert_with(|| Arc::from("stage"));
-                let mut join = Scan::of(stage, depth, writer)?;
+                let mut join = Scan::but_for(stage, depth, writer, &apart)?;
                 if let Some((step, depth_then)) = step.take() {
                     let (here, then) = (stage.below(depth + 1), stage.below(depth_then));
                     join.credit(&here, &since.scan.delta, &then)?;
@@ -100,7 +102,7 @@ impl Stage {
                 "head" | "import" => Arc::from("stage"),
                 step => Arc::from(step),
             };
-            step = Some((Scan::of(stage, depth, &writer)?, depth));
+            step = Some((Scan::but_for(stage, depth, &writer, &apart)?, depth));
             since.writer = Some(writer);
         }
         if let Some((step, _)) = step {

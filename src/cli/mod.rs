@@ -31,7 +31,8 @@ use crate::daemon;
 use output::Trouble;
 use place::Place;
 
-/// harness-fs failed itself in `step run`, `step exec` or `step shell`, whose other codes are the command's.
+/// harness-fs failed itself in `step run`, `step exec`, `step shell` or `step background`, whose other codes
+/// are the command's.
 const RUN_FAILED: u8 = 125;
 
 /// A copy-on-write workspace for CI: each step works in a view of its own, and
@@ -58,7 +59,7 @@ Example:
   harness-fs unmount                          # the directories are as they were
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot, group, layer or path, \
-4 conflict, 5 the daemon is gone. `step run`, `step exec` and `step shell` give the command's own.";
+4 conflict, 5 the daemon is gone. `step run`, `exec`, `shell` and `background` give the command's own.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -156,7 +157,11 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
 fn runs_a_command(arguments: &[OsString]) -> bool {
     let step = arguments.iter().position(|argument| argument == "step");
     let next = step.and_then(|step| arguments.get(step + 1));
-    next.is_some_and(|next| next == "run" || next == "exec" || next == "shell")
+    next.is_some_and(|next| {
+        ["run", "exec", "shell", "background"]
+            .iter()
+            .any(|name| next == name)
+    })
 }
 
 /// The parts of the daemon get their config on standard input.

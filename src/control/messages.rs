@@ -177,7 +177,8 @@ pub enum Request {
     },
     /// Open a view for a step that this connection runs.
     StepRun(RunRequest),
-    /// The command of `step_run`, `step_exec` or `step_shell` on this connection has ended.
+    /// The command of `step_run`, `step_exec`, `step_shell` or `step_background` on this
+    /// connection has ended.
     StepEnded(Ended),
     /// Open a view for a step that others will run commands in.
     StepBegin {
@@ -214,6 +215,22 @@ pub enum Request {
         /// Its name.
         step: String,
         /// How long what is left in the copy has to end by itself.
+        #[serde(default = "grace_ms")]
+        grace_ms: u64,
+    },
+    /// Run a command in the stage view.
+    StepBackground {
+        /// Its name.
+        step: String,
+        /// How long what is left of it has to end by itself.
+        #[serde(default = "grace_ms")]
+        grace_ms: u64,
+    },
+    /// End a background step.
+    StepStop {
+        /// Its name.
+        step: String,
+        /// How long its processes have to end by themselves.
         #[serde(default = "grace_ms")]
         grace_ms: u64,
     },

@@ -172,6 +172,14 @@ impl Connection {
         }
     }
 
+    /// The process of the client.
+    ///
+    /// # Errors
+    /// As getsockopt(2).
+    pub fn peer(&self) -> Result<i32> {
+        Ok(getsockopt(self.wire.stream(), sockopt::PeerCredentials)?.pid())
+    }
+
     /// Whether the client, who waits for a reply, has gone away or given up.
     /// It has nothing to say then, so what can be read is the end.
     pub fn given_up(&self) -> bool {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use super::background;
 use super::requests::Requests;
 use crate::control::STAGE_FILE;
 use crate::error::{Error, Result};
@@ -71,6 +72,11 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
     let running = requests.steps.cut_off();
     // Their commands first: whoever runs one waits for it, and then puts its step away.
     end_commands(requests, how.grace);
+    // Then what they may have used.
+    let end_background = |stage: &Stage| background::end_with_stage(stage, how.grace);
+    let mut background = requests
+        .stage()
+        .map_or_else(|_| Vec::new(), |stage| end_background(&stage));
     requests.steps.wait_for_runs(how.grace);
     let Some(stage) = requests.stage.take(how.patience) else {
         requests.stop_ending();
@@ -80,6 +86,11 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
     };
     // Steps that were just beginning, and those whose command lines do not go on.
     end_commands(requests, how.grace);
+    for step in end_background(&stage) {
+        if !background.contains(&step) {
+            background.push(step);
+        }
+    }
     if how.keep_state {
         discard_open(&stage, &requests.steps.cut_off());
     }
@@ -114,6 +125,7 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         NotEnded::Failed(failure)
     })?;
     report.problems.extend(occupants.at_the_end());
+    report.background_steps = background;
     for step in running {
         if !stage.knows_of(&step) && !report.discarded_steps.contains(&step) {
             report.discarded_steps.push(step);

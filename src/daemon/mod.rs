@@ -5,6 +5,7 @@
 //! duty: when the server dies, nothing may hang and the reason must be known.
 
 mod abort;
+mod background;
 mod cleanup;
 mod content;
 mod death;

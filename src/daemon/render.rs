@@ -11,7 +11,7 @@ use crate::export::{ApplyReport, ExportReport, LeftOut};
 use crate::merge::{Race, SharingMode};
 use crate::stage::{
     Change, ConflictReport, DiffLine, EndReport, GroupState, MergeReport, Phase, RestoreReport,
-    SealedStep, SnapshotInfo, Status, StepInfo,
+    SealedStep, SnapshotInfo, Status, StepInfo, StepKind,
 };
 use crate::tree::shown::shown;
 
@@ -123,12 +123,14 @@ pub fn diff(lines: &[DiffLine]) -> String {
 pub fn steps(steps: &[StepInfo]) -> String {
     let rows = steps.iter().map(|step| {
         let state = match step.state {
+            _ if step.kind == StepKind::Background => "background",
             Phase::Open => "open",
             Phase::Sealed => "sealed",
             Phase::Kept => "kept",
         };
         let group = step.group.as_ref().map(|group| format!("group {group}"));
-        let more = [group, step.reason.clone()];
+        let pid = step.pid.map(|pid| format!("pid {pid}"));
+        let more = [group, step.reason.clone(), pid];
         let more: Vec<String> = more.into_iter().flatten().collect();
         [
             step.name.clone(),
@@ -287,6 +289,10 @@ pub fn ended(report: &EndReport) -> String {
     let mut text = String::new();
     for problem in &report.problems {
         line!(text, "{problem}");
+    }
+    if !report.background_steps.is_empty() {
+        let steps = report.background_steps.join(", ");
+        line!(text, "ended background steps: {steps}");
     }
     if report.kept_state {
         line!(

@@ -284,6 +284,12 @@ impl Requests {
             Request::StepReset { step, grace_ms } => {
                 super::steps::reset(self, &step, Duration::from_millis(grace_ms))
             }
+            Request::StepBackground { step, grace_ms } => {
+                super::background::run(self, &step, Duration::from_millis(grace_ms), connection)
+            }
+            Request::StepStop { step, grace_ms } => {
+                super::background::stop(self, &step, Duration::from_millis(grace_ms), connection)
+            }
             Request::StepMerge {
                 steps,
                 on_conflict,
@@ -314,7 +320,10 @@ impl Requests {
             }
             Request::StepList {} => {
                 let stage = self.stage()?;
-                let (steps, (keep, made_way)) = (stage.steps(), stage.room());
+                let (steps, (keep, made_way)) = (
+                    [stage.steps(), stage.background_steps()].concat(),
+                    stage.room(),
+                );
                 let waiting = self.queue.waiting();
                 let text = render::steps(&steps)
                     + &render::waiting(&waiting)

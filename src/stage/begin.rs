@@ -101,9 +101,11 @@ impl Stage {
         names::check("step", step)?;
         let state = self.state.lock();
         match state.steps.get(step) {
-            Some(known) => Err(in_use(&state, step, known)),
-            None => refuse_aborted(&state, step),
+            Some(known) => return Err(in_use(&state, step, known)),
+            None => refuse_aborted(&state, step)?,
         }
+        drop(state);
+        self.refuse_background(step)
     }
 
     /// The stage as it is now, all of it sealed.

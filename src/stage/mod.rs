@@ -3,11 +3,12 @@
 //! # Locks
 //!
 //! `life` serialises the operations that change the stage; it may be held for
-//! long. `state`, `running`, `layers`, `leases` and `pending` are leaves: held for
-//! moments, nothing is called under them, so `status` never waits for a merge. A
-//! view's own locks come after `life` and before the leaves.
+//! long. `state`, `running`, `layers`, `leases`, `background` and `pending` are
+//! leaves: held for moments, nothing is called under them, so `status` never waits
+//! for a merge. A view's own locks come after `life` and before the leaves.
 
 mod abort;
+mod background;
 mod begin;
 pub mod bind;
 mod blame;
@@ -80,12 +81,13 @@ pub use snapshots::{RestoreReport, SnapshotInfo};
 pub use state::{
     Ended as MemberEnded, GroupState, IfOneFails, KEEP, Options, Phase, PolicyRule, State, boot_id,
 };
-pub use status::{LayerInfo, Status, StepInfo, ViewInfo};
+pub use status::{LayerInfo, Status, StepInfo, StepKind, ViewInfo};
 pub use steps::{SealedStep, StepView};
 pub use teardown::EndReport;
 
 pub use names::{layer_id, stage_mount};
 
+use background::Background;
 use journal::Record;
 use lease::Leases;
 use names::STAGE_VIEW;
@@ -121,6 +123,8 @@ pub struct Stage {
     running: Mutex<BTreeMap<String, Arc<Running>>>,
     layers: Mutex<HashMap<String, Arc<SealedLayer>>>,
     leases: Mutex<Leases>,
+    /// Commands that live in the stage view.
+    background: Mutex<BTreeMap<String, Background>>,
     /// Journal records that the next commit makes superfluous.
     pending: Mutex<Vec<String>>,
     /// What `resume` has to tell.
@@ -217,6 +221,7 @@ impl Stage {
             ),
             layers: cache,
             leases: Mutex::new(Rank::StageTables, Leases::default()),
+            background: Mutex::new(Rank::StageTables, BTreeMap::new()),
             pending: Mutex::new(Rank::StageTables, Vec::new()),
             notes,
             past_requests: Mutex::new(Rank::StageTables, BTreeMap::new()),

@@ -102,7 +102,7 @@ fn show(view: &StepView) -> Result<()> {
     for other in &view.other_mounts {
         mount::detach(other)?;
     }
-    mount::hide(&view.state_dir)
+    mount::hide(&view.state_dir, &view.hidden_by)
 }
 
 /// A namespace that was copied before the stage was mounted, or that hears of no

@@ -13,11 +13,23 @@ use super::{Session, SnapshotInfo, Stage};
 use crate::merge::SharingMode;
 use crate::tree::shown;
 
+/// What a step is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StepKind {
+    /// It works in a view of its own.
+    Step,
+    /// It lives in the stage view.
+    Background,
+}
+
 /// A step, as `step list` and `status` show it.
 #[derive(Clone, Debug, Serialize)]
 pub struct StepInfo {
     /// Its name.
     pub name: String,
+    /// What it is.
+    pub kind: StepKind,
     /// Where it is in its life.
     pub state: Phase,
     /// Its sealed layer, if it has one.
@@ -32,6 +44,8 @@ pub struct StepInfo {
     pub exit: Option<i32>,
     /// Why it is kept.
     pub reason: Option<String>,
+    /// The command line that runs a background step.
+    pub pid: Option<i32>,
 }
 
 /// A view that is open.
@@ -159,7 +173,7 @@ impl Stage {
             sharing: sharing(&state),
             durable: state.options.durable,
             views,
-            steps: steps(&state),
+            steps: [steps(&state), self.background_steps()].concat(),
             keep: state.options.keep,
             made_way: made_way(&state),
             groups: state.groups.clone(),
@@ -226,6 +240,7 @@ fn steps(state: &State) -> Vec<StepInfo> {
     let all = state.steps.iter();
     all.map(|(name, step)| StepInfo {
         name: name.clone(),
+        kind: StepKind::Step,
         state: step.state,
         layer: step.layer.clone(),
         started: step.started,
@@ -233,6 +248,7 @@ fn steps(state: &State) -> Vec<StepInfo> {
         group: step.group.clone(),
         exit: step.exit,
         reason: step.reason.clone(),
+        pid: None,
     })
     .collect()
 }

@@ -15,6 +15,7 @@ use super::state::{Phase, State, StepState, now};
 use super::{Failure, Stage, failpoint, occupants, recover, reserve};
 use crate::error::Result;
 use crate::layer::{Manifest, seal};
+use crate::sys::mount;
 use crate::tree::Ino;
 use crate::tree::shown;
 
@@ -38,6 +39,14 @@ pub struct StepView {
     /// The mapped paths that show the stage's own view in the step, not this one.
     #[serde(default, with = "shown::all")]
     pub live: Vec<PathBuf>,
+    /// What the `tmpfs` is to be mounted from that hides the state directory. The
+    /// processes of a background step are known by that.
+    #[serde(default = "hiding")]
+    pub hidden_by: String,
+}
+
+fn hiding() -> String {
+    mount::HIDING.to_owned()
 }
 
 /// A step whose layer is immutable.
@@ -74,6 +83,7 @@ impl Stage {
             state_dir: self.dir.clone(),
             other_mounts: others.map(|(_, running)| running.mount.clone()).collect(),
             live: state.options.live(private.unwrap_or_default()),
+            hidden_by: hiding(),
         }
     }
 

@@ -61,6 +61,35 @@ pub fn sentence(survivors: &[Survivor]) -> Option<String> {
     Some(format!("ended {plural} left by the step: {names}"))
 }
 
+/// The processes in namespaces where a state directory is hidden by one of these
+/// ([`StepView::hidden_by`](super::StepView::hidden_by)): those of background
+/// steps, which see what everybody sees at the mapped paths.
+pub fn find_marked(marks: &[String]) -> Vec<i32> {
+    let mut known: HashMap<u64, bool> = HashMap::new();
+    let inside = |pid: &i32| {
+        let process = pid.to_string();
+        let Some(namespace) = occupants::mount_namespace(&process) else {
+            return false;
+        };
+        match known.entry(namespace) {
+            hash_map::Entry::Occupied(known) => *known.get(),
+            hash_map::Entry::Vacant(new) => match mountinfo::of(&process) {
+                Ok(mounts) => *new.insert(mounts.iter().any(|mount| is_marked(mount, marks))),
+                // It has ended just now; others in there may be left.
+                Err(_) => false,
+            },
+        }
+    };
+    if marks.is_empty() {
+        return Vec::new();
+    }
+    occupants::processes().into_iter().filter(inside).collect()
+}
+
+fn is_marked(mount: &Mount, marks: &[String]) -> bool {
+    mount.kind == "tmpfs" && marks.iter().any(|mark| mount.source == mark.as_str())
+}
+
 /// The processes in the views that are mounted at `views`: by the mounts they
 /// see, or by where they are themselves.
 ///

@@ -19,6 +19,8 @@ pub struct EndReport {
     pub discarded_layers: Vec<String>,
     /// Steps that are kept with the state.
     pub kept_steps: Vec<String>,
+    /// Background steps that were ended.
+    pub background_steps: Vec<String>,
     /// What did not go as it should, a sentence each.
     pub problems: Vec<String>,
 }

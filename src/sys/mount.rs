@@ -128,17 +128,22 @@ pub fn unshare() -> Result<()> {
 }
 
 /// What an empty directory is mounted from that hides another one.
-const HIDING: &str = "harness-fs-hidden";
+pub const HIDING: &str = "harness-fs-hidden";
 
-/// Puts an empty directory that nobody can write to over `target`.
+/// Puts an empty directory that nobody can write to over `target`, mounted from
+/// `source`: [`HIDING`], or that and something more.
 ///
 /// # Errors
 /// As mount(2).
-pub fn hide(target: &Path) -> Result<()> {
+pub fn hide(target: &Path, source: &str) -> Result<()> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = "size=4k,nr_inodes=2,mode=0555";
-    nix::mount::mount(Some(HIDING), target, Some("tmpfs"), flags, Some(options))
+    nix::mount::mount(Some(source), target, Some("tmpfs"), flags, Some(options))
         .context(|| format!("hide {}", target.display()))
+}
+
+fn hides(mount: &mountinfo::Mount) -> bool {
+    mount.source.as_bytes().starts_with(HIDING.as_bytes())
 }
 
 /// Whether [`hide`] has covered `target`.
@@ -148,5 +153,5 @@ pub fn hide(target: &Path) -> Result<()> {
 pub fn is_hidden(target: &Path) -> Result<bool> {
     let mounts = mountinfo::own()?;
     let top = mounts.iter().rev().find(|mount| mount.at == target);
-    Ok(top.is_some_and(|top| top.kind == "tmpfs" && top.source == HIDING))
+    Ok(top.is_some_and(|top| top.kind == "tmpfs" && hides(top)))
 }

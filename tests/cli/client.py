@@ -51,7 +51,8 @@ def enter(view):
     for mount in [view["mount"], *view["other_mounts"]]:
         libc.umount2(os.fsencode(mount), MNT_DETACH)
     options = b"size=4k,nr_inodes=2,mode=0555"
-    done |= libc.mount(b"none", os.fsencode(view["state_dir"]), b"tmpfs", MS_RDONLY, options)
+    source, state_dir = map(os.fsencode, [view["hidden_by"], view["state_dir"]])
+    done |= libc.mount(source, state_dir, b"tmpfs", MS_RDONLY, options)
     if done != 0:
         raise OSError(ctypes.get_errno(), "the view cannot be entered")
     os.chdir(view["mapped"][0])

@@ -4,6 +4,7 @@ import json
 import os
 import select
 import sys
+import threading
 
 from client import Client, Failure
 
@@ -151,6 +152,24 @@ while True:
         break
     assert code == 1, (code, data)
 assert content("open") == "4\n"
+
+# A service in the stage view, which sees what is merged.
+other = Client(state)
+service = threading.Thread(target=other.run, args=("step_background", ["sh", "-c", "until [ -e told ]; do :; done; echo 6 >answer; sleep 1000"]), kwargs={"step": "service"})
+service.start()
+while steps().get("service") != "open":
+    pass
+shell("tell", "touch told", "step_run")
+while content("answer") is None:
+    pass
+assert [step["kind"] for step in stage.ask("step_list")["data"] if step["name"] == "service"] == ["background"]
+stopped = stage.ask("step_stop", step="service")["data"]["survivors"]
+assert len(stopped) >= 1, stopped
+service.join()
+assert "service" not in steps() and failure("step_stop", step="service")[0] == 3
+stage.ask("group_declare", group="given-up", members=["a", "b"], if_one_fails="abort")
+assert stage.ask("group_abort", group="given-up")["data"] == {"ended": []}
+assert failure("step_run", step="a", group="given-up")[0] == 2
 
 # The end: the daemon is gone when its supervisor is.
 supervisor = os.pidfd_open(stage.daemon["supervisor"])

@@ -1,5 +1,6 @@
 //! `step`: run something in a view of its own.
 
+mod background;
 mod begin;
 mod discard;
 mod exec;
@@ -11,6 +12,7 @@ pub mod result;
 mod run;
 mod seal;
 mod shell;
+mod stop;
 mod turn;
 
 use super::output::Trouble;
@@ -19,7 +21,8 @@ use super::place::Place;
 /// Run something in a private view of the stage, and merge what it changed.
 ///
 /// `run` does it all. `begin`, `exec`, `merge`, `keep` and `discard` are the
-/// same one at a time, for orchestrators.
+/// same one at a time, for orchestrators. `background` is for services, which
+/// live in the stage itself.
 #[derive(Debug, clap::Subcommand)]
 pub enum Command {
     Run(run::Arguments),
@@ -31,6 +34,8 @@ pub enum Command {
     Reset(reset::Arguments),
     Discard(discard::Arguments),
     Shell(shell::Arguments),
+    Background(background::Arguments),
+    Stop(stop::Arguments),
     List(list::Arguments),
 }
 
@@ -49,6 +54,8 @@ pub fn run(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Reset(arguments) => reset::run(arguments, place),
         Command::Discard(arguments) => discard::run(arguments, place),
         Command::Shell(arguments) => shell::run(&arguments, place),
+        Command::Background(arguments) => background::run(&arguments, place),
+        Command::Stop(arguments) => stop::run(arguments, place),
         Command::List(arguments) => list::run(&arguments, place),
     }
 }

@@ -30,10 +30,7 @@ pub fn canonical(segments: &[&str]) -> String {
 fn results(of: &str, segments: &[&str]) -> String {
     let mut path = Vec::new();
     let mut rest = segments;
-    loop {
-        let [name, others @ ..] = rest else {
-            break;
-        };
+    while let [name, others @ ..] = rest {
         path.push(*name);
         rest = others;
         match rest {

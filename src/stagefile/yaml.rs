@@ -17,7 +17,7 @@ const LONGEST: usize = 4 << 20;
 /// How deep lists and maps may be in each other, aliases followed. Readers of them recurse.
 const DEEPEST: usize = 60;
 
-/// How many entries there may be with all aliases followed.
+/// How much there may be with all aliases followed: values, and their text in pieces of 64 bytes.
 const MOST: usize = 100_000;
 
 /// A value.
@@ -152,13 +152,15 @@ impl Builder<'_> {
                 }
                 // `!!str null` is text.
                 let plain = style == ScalarStyle::Plain && tag.is_none();
-                let text = text.into_owned();
                 let node = Node {
-                    value: Value::Scalar { text, plain },
                     place,
                     end,
                     depth: 0,
-                    weight: 1,
+                    weight: 1 + text.len() / 64,
+                    value: Value::Scalar {
+                        text: text.into_owned(),
+                        plain,
+                    },
                 };
                 self.finished(Rc::new(node), anchor)
             }
@@ -335,7 +337,7 @@ fn check_size(weight: usize, depth: usize, place: Place) -> Result<(), Problem> 
         return Err(too_deep(place));
     }
     if weight > MOST {
-        let what = format!("with its aliases the file has more than {MOST} values");
+        let what = "with its aliases followed the file is too large";
         return Err(Problem::new(place, what));
     }
     Ok(())
@@ -343,7 +345,7 @@ fn check_size(weight: usize, depth: usize, place: Place) -> Result<(), Problem> 
 
 fn check_tag(tag: Option<&Tag>, place: Place) -> Result<(), Problem> {
     match tag {
-        Some(tag) if !(tag.is_yaml_core_schema()) && tag.suffix != "" => Err(Problem::new(
+        Some(tag) if !tag.is_yaml_core_schema() && !tag.suffix.is_empty() => Err(Problem::new(
             place,
             format!("the tag '{}' has no meaning here", shown(&tag.to_string())),
         )),

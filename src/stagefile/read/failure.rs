@@ -186,10 +186,9 @@ impl Reader<'_> {
             Kind::MarkAsFailure => Action::MarkAsFailure,
             Kind::Abort => Action::Abort,
         };
-        if let Some(spec) = spec {
-            if let Some(fields) = self.fields(spec, "the spec of this action") {
-                fields.finish(self);
-            }
+        let spec = spec.and_then(|spec| self.fields(spec, "the spec of this action"));
+        if let Some(fields) = spec {
+            fields.finish(self);
         }
         Some(plain)
     }

@@ -87,6 +87,7 @@ impl<'n> Fields<'n> {
         }
         match nearest(name, self.known.iter().copied()) {
             Some(known) => format!("; did you mean '{known}'?"),
+            None if self.known.is_empty() => "; it has no fields".to_owned(),
             None => format!("; it has {}", listed(&self.known)),
         }
     }
@@ -105,11 +106,20 @@ pub fn nearest<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<&
         return None;
     }
     let lower = name.to_lowercase();
-    known
-        .map(|known| (distance(&lower, &known.to_lowercase()), known))
-        .filter(|(distance, known)| *distance <= 1 + known.len() / 4 && *distance < known.len())
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, known)| known)
+    let near = |known: &'k str| {
+        let other = known.to_lowercase();
+        let distance = distance(&lower, &other);
+        let alike = lower.chars().zip(other.chars());
+        let alike = alike.take_while(|(a, b)| a == b).count();
+        // A letter of four, two of five; of names that begin alike, more at the end.
+        let most = match alike >= 4 && alike * 2 >= known.len() {
+            true => known.len() / 2,
+            false => 1 + known.len().saturating_sub(1) / 4,
+        };
+        (distance <= most && distance < known.len()).then_some((distance, known))
+    };
+    let found = known.filter_map(near).min_by_key(|(distance, _)| *distance);
+    found.map(|(_, known)| known)
 }
 
 /// How many characters were added, left out, replaced or swapped with their neighbour.
@@ -213,6 +223,8 @@ mod tests {
             ("failureStrategy", Some("failureStrategies")),
             ("wehn", Some("when")),
             ("x", None),
+            ("then", Some("when")),
+            ("that", None),
             ("", None),
         ] {
             assert_eq!(nearest(written, known.into_iter()), meant, "{written}");

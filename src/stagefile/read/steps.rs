@@ -334,6 +334,8 @@ impl Reader<'_> {
             "test results are shown in Harness; the files stay in the workspace",
         );
         fields.elsewhere(BESIDE_SPEC, "it belongs beside 'spec'");
+        let env_of_others = &["env", "environment", "environmentVariables"];
+        fields.elsewhere(env_of_others, "did you mean 'envVariables'?");
         match kind {
             StepKind::Run => fields.elsewhere(&["entrypoint"], "write it as 'command'"),
             StepKind::Background => {

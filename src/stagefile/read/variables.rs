@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Reader;
 use crate::stagefile::place::shown;
 use crate::stagefile::yaml::Node;
-use crate::stagefile::{Place, Problem, Text, Variable, check};
+use crate::stagefile::{Place, Text, Variable, check};
 
 impl Reader<'_> {
     /// `variables: [{name, type, value}]`.
@@ -93,37 +93,53 @@ impl Reader<'_> {
             }
         }
         loop {
-            let mut problems: Vec<Problem> = Vec::new();
             let before = open.len();
-            open.retain(|index, key| {
+            let mut known = Vec::new();
+            for (index, key) in &open {
                 let value = &variables[*index].value;
                 let mut unknown = Vec::new();
                 check::text(value, &self.context, &mut unknown);
-                let value = match unknown.is_empty() {
-                    true => value.evaluate(&self.context),
-                    false => {
-                        let hint = format!("; or give its value with --var '{key}=VALUE'");
-                        for problem in &mut unknown {
-                            problem.what.push_str(&hint);
-                        }
-                        problems.append(&mut unknown);
-                        return true;
-                    }
-                };
-                match value {
-                    Ok(value) => self.context.set(key.clone(), value),
-                    Err(problem) => problems.push(problem),
+                if unknown.is_empty() {
+                    // One whose value is wrong is told once, not again where it is used.
+                    let value = value.evaluate(&self.context);
+                    let value = self.ok(value).unwrap_or_default();
+                    known.push((*index, key.clone(), value));
                 }
-                false
-            });
+            }
+            for (index, key, value) in known {
+                self.context.set(key, value);
+                open.remove(&index);
+            }
             if open.len() == before || open.is_empty() {
-                self.problems.append(&mut problems);
                 break;
             }
         }
-        // So that each that refers to one of these is not a problem of its own.
-        for key in open.into_values() {
-            self.context.set(key, "");
+        self.unresolved(&open, variables);
+    }
+
+    /// What is left after that lacks something, or is in a circle, or is made of such.
+    fn unresolved(&mut self, open: &BTreeMap<usize, String>, variables: &[Variable]) {
+        for key in open.values() {
+            self.context.set(key.clone(), "");
+        }
+        let before = self.problems.len();
+        for (index, key) in open {
+            let mut unknown = Vec::new();
+            check::text(&variables[*index].value, &self.context, &mut unknown);
+            for problem in &mut unknown {
+                if !problem.what.contains("did you mean") {
+                    let hint = format!("; or give its value with --var '{key}=VALUE'");
+                    problem.what.push_str(&hint);
+                }
+            }
+            self.problems.append(&mut unknown);
+        }
+        if self.problems.len() == before {
+            for index in open.keys() {
+                let variable = &variables[*index];
+                let text = format!("the variable '{}' is made of itself", variable.name);
+                self.problem(variable.value.place, text);
+            }
         }
     }
 

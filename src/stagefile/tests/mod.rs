@@ -1,5 +1,10 @@
 //! What stage files mean, field by field, and what is said about wrong ones.
 
+mod errors;
+mod expressions;
+mod fields;
+mod hostile;
+mod loops;
 mod outline;
 
 use super::*;
@@ -36,5 +41,32 @@ fn wrong(text: &str) -> Vec<String> {
             .iter()
             .map(|problem| format!("{}: {}", problem.place.line, problem.what))
             .collect(),
+    }
+}
+
+/// A stage of these steps, which begin in line 3.
+fn of_steps(steps: &str) -> String {
+    let steps: String = steps
+        .trim_matches('\n')
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect();
+    format!("execution:\n  steps:\n{steps}")
+}
+
+/// A stage of one step, whose fields these are; they begin in line 4, and `spec` is among them.
+fn of_step(fields: &str) -> String {
+    let fields: String = fields
+        .trim_matches('\n')
+        .lines()
+        .map(|line| format!("    {line}\n"))
+        .collect();
+    of_steps(&format!("- step:\n    identifier: s\n{fields}"))
+}
+
+fn only_step(stage: &Stage) -> &Step {
+    match stage.body.as_slice() {
+        [Node::Step(step)] => step,
+        other => panic!("{other:#?}"),
     }
 }

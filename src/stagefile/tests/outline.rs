@@ -63,6 +63,9 @@ const PYTHON: &str = include_str!("../../../tests/stage-files/python.yaml");
 const MONOREPO: &str = include_str!("../../../tests/stage-files/monorepo.yaml");
 const RELEASE: &str = include_str!("../../../tests/stage-files/release.yaml");
 
+/// All of them.
+pub(super) const FILES: [&str; 5] = [NODE, MAVEN, PYTHON, MONOREPO, RELEASE];
+
 fn notices(stage: &Stage) -> Vec<&str> {
     stage
         .notices

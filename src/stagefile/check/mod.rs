@@ -1,14 +1,18 @@
 //! Whether everything that expressions refer to is there when they are evaluated.
 
+mod known;
+
 use std::collections::BTreeMap;
+
+use known::{Found, Known, Position, find, join, outline, positioned, result_problem};
 
 use super::expression::{Expression, Piece, Reference, Text};
 use super::place::shown;
 use super::read::nearest;
 use super::reference::of_step;
 use super::{
-    Command, Context, Group, Instance, Items, Node, Parallel, Place, Problem, Stage, Step,
-    StepKind, Strategy, StrategyKind, Variable, When, expand,
+    Command, Context, Group, Items, Node, Problem, Stage, Step, Strategy, StrategyKind, Variable,
+    When, expand,
 };
 
 /// Checks a text of which all must be known already.
@@ -40,117 +44,6 @@ pub fn stage(stage: &Stage, problems: &mut Vec<Problem>) {
         }
     }
     checker.nodes(&stage.body, &scope);
-}
-
-/// A step or group as expressions see it: before expansion, with all of its instances.
-#[derive(Clone, Debug)]
-struct Known {
-    place: Place,
-    position: Position,
-    background: bool,
-    group: bool,
-    /// The postfixes of its instances; none if they are known only when it runs.
-    postfixes: Option<Vec<String>>,
-    outputs: Vec<String>,
-}
-
-/// Where something is in the order of things: for each level from the outside in, the number in its
-/// list, or that of the member of a parallel.
-type Position = Vec<Slot>;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Slot {
-    Sequence(usize),
-    Member(usize),
-}
-
-/// How one thing's time is to another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Time {
-    Before,
-    SameTime,
-    After,
-}
-
-fn time(of: &[Slot], to: &[Slot]) -> Time {
-    let differ = of.iter().zip(to).find(|(a, b)| a != b);
-    match differ {
-        Some((Slot::Sequence(a), Slot::Sequence(b))) if a < b => Time::Before,
-        Some((Slot::Sequence(_), Slot::Sequence(_))) => Time::After,
-        // One inside of the other, or both in a parallel.
-        _ => Time::SameTime,
-    }
-}
-
-/// Each entry of a list, and each member of a parallel in it, with its position.
-fn positioned<'n>(nodes: &'n [Node], around: &[Slot]) -> Vec<(Position, &'n Node)> {
-    let mut all = Vec::new();
-    for (index, node) in nodes.iter().enumerate() {
-        let mut position = around.to_vec();
-        position.push(Slot::Sequence(index));
-        match node {
-            Node::Parallel(Parallel { members, .. }) => {
-                for (index, member) in members.iter().enumerate() {
-                    let mut position = position.clone();
-                    position.push(Slot::Member(index));
-                    all.push((position, member));
-                }
-            }
-            node => all.push((position, node)),
-        }
-    }
-    all
-}
-
-/// Collects steps and groups by their identifiers, without postfixes, with dots between.
-fn outline(
-    nodes: &[Node],
-    around: &str,
-    at: &[Slot],
-    stage: &Stage,
-    steps: &mut BTreeMap<String, Known>,
-) {
-    for (position, node) in positioned(nodes, at) {
-        match node {
-            Node::Step(step) => {
-                let outputs = step.output_variables.iter();
-                let known = Known {
-                    place: step.place,
-                    position,
-                    background: step.kind == StepKind::Background,
-                    group: false,
-                    postfixes: postfixes(step.strategy.as_ref(), stage),
-                    outputs: outputs.map(|variable| variable.name.clone()).collect(),
-                };
-                steps.insert(join(around, &step.identifier), known);
-            }
-            Node::Group(group) => {
-                let path = join(around, &group.identifier);
-                outline(&group.body, &path, &position, stage, steps);
-                let known = Known {
-                    place: group.place,
-                    position,
-                    background: false,
-                    group: true,
-                    postfixes: postfixes(group.strategy.as_ref(), stage),
-                    outputs: Vec::new(),
-                };
-                steps.insert(path, known);
-            }
-            Node::Parallel(_) => {}
-        }
-    }
-}
-
-fn join(around: &str, identifier: &str) -> String {
-    let dot = if around.is_empty() { "" } else { "." };
-    format!("{around}{dot}{identifier}")
-}
-
-fn postfixes(strategy: Option<&Strategy>, stage: &Stage) -> Option<Vec<String>> {
-    let expansion = expand(strategy, &stage.context).ok()?;
-    let postfix = |instance: Instance| instance.postfix;
-    Some(expansion.instances.into_iter().map(postfix).collect())
 }
 
 /// Where a text stands.
@@ -286,9 +179,8 @@ impl Checker<'_> {
         }
         let known = |text: &Text| text.as_literal().is_some();
         if self.problems.len() == before && texts_of(strategy).into_iter().all(known) {
-            if let Err(problem) = expand(Some(strategy), self.context) {
-                self.problems.push(problem);
-            }
+            let wrong = expand(Some(strategy), self.context).err();
+            self.problems.extend(wrong);
         }
     }
 
@@ -365,7 +257,7 @@ impl Checker<'_> {
     ) -> Option<String> {
         let around = scope.groups.iter().rev().map(String::as_str);
         let scopes = around.filter(|_| !from_stage).chain([""]);
-        let mut in_scopes = scopes.map(|scope| self.find(&join(scope, path), scope));
+        let mut in_scopes = scopes.map(|scope| find(self.steps, &join(scope, path), scope));
         let found = in_scopes.find_map(|found| match found {
             Found::Nothing => None,
             found => Some(found),
@@ -383,49 +275,8 @@ impl Checker<'_> {
             Some(Found::Instance(name, examples)) => Some(format!(
                 "'{name}' runs several times; say which one, such as {examples}"
             )),
-            Some(Found::Step(known)) => result_problem(known, path, what, scope),
+            Some(Found::Step(known)) => result_problem(known, path, what, &scope.position),
         }
-    }
-
-    /// Looks for a step by a path whose identifiers may have postfixes; those of the groups
-    /// around need none.
-    fn find(&self, path: &str, inside: &str) -> Found<'_> {
-        let mut plain = String::new();
-        let mut last = None;
-        for part in path.split('.') {
-            let direct = join(&plain, part);
-            if let Some(known) = self.steps.get(&direct) {
-                let around = inside == direct || inside.starts_with(&format!("{direct}."));
-                let only = known.postfixes.as_deref().is_some_and(|p| p == [""]);
-                if !only && !around {
-                    let postfix = known.postfixes.as_ref().and_then(|p| p.first());
-                    let postfix = postfix.map_or("_0", String::as_str);
-                    return Found::Instance(part.to_owned(), format!("{part}{postfix}"));
-                }
-                plain = direct;
-                last = Some(known);
-                continue;
-            }
-            let with_postfix = part.char_indices().filter(|(_, c)| *c == '_');
-            let found = with_postfix.rev().find_map(|(at, _)| {
-                let known = self.steps.get(&join(&plain, &part[..at]))?;
-                let fits = match &known.postfixes {
-                    Some(postfixes) => postfixes.iter().any(|postfix| postfix == &part[at..]),
-                    None => part[at + 1..]
-                        .split('_')
-                        .all(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())),
-                };
-                fits.then(|| (join(&plain, &part[..at]), known))
-            });
-            match found {
-                Some((name, known)) => {
-                    plain = name;
-                    last = Some(known);
-                }
-                None => return Found::Nothing,
-            }
-        }
-        last.map_or(Found::Nothing, Found::Step)
     }
 
     /// A name that has no value, and what to do.
@@ -474,56 +325,8 @@ impl Checker<'_> {
     }
 }
 
-enum Found<'k> {
-    Nothing,
-    /// It runs several times: its name, and what an instance is called.
-    Instance(String, String),
-    Step(&'k Known),
-}
-
 fn given_hint(key: &str) -> String {
     format!("; give it with --var '{key}=VALUE'")
-}
-
-fn result_problem(known: &Known, path: &str, what: &str, scope: &Scope) -> Option<String> {
-    let line = known.place.line;
-    let path = shown(path);
-    if known.background {
-        return Some(format!(
-            "step '{path}' runs in the background until the stage ends; it has no result"
-        ));
-    }
-    match time(&known.position, &scope.position) {
-        Time::Before => {}
-        Time::After => return Some(format!("step '{path}', at line {line}, comes later")),
-        Time::SameTime => {
-            return Some(format!(
-                "step '{path}', at line {line}, has not ended then: it runs at the same time"
-            ));
-        }
-    }
-    match what.strip_prefix("output.") {
-        _ if what == "status" => None,
-        Some(_) if known.group => Some(format!(
-            "'{path}' is a step group; its steps have outputs, such as {path}.steps.NAME"
-        )),
-        Some(name) if known.outputs.iter().any(|output| output == name) => None,
-        Some(name) => {
-            let outputs = known.outputs.iter().map(String::as_str);
-            let hint = match nearest(name, outputs) {
-                Some(known) => format!("; did you mean '{known}'?"),
-                None => format!("; add it to the step's outputVariables, at line {line}"),
-            };
-            Some(format!(
-                "step '{path}' has no output variable '{}'{hint}",
-                shown(name)
-            ))
-        }
-        None => Some(format!(
-            "of a step that has ended there are status and output.outputVariables.NAME, not '{}'",
-            shown(what)
-        )),
-    }
 }
 
 /// The names that a strategy gives to what is in it.

@@ -15,10 +15,8 @@ use nix::fcntl::OFlag;
 use super::content::Write;
 use super::convert::{FOREVER, decode_device, errno, file_attr, kind, set_time};
 use super::following::give_way;
-use super::modes::Modes;
-use super::serving::{
-    Serving, by, caller, done, is_writable, open_flags, reply_bytes, unprivileged,
-};
+use super::modes::{Access, Modes};
+use super::serving::{Serving, by, caller, done, open_flags, reply_bytes, unprivileged};
 use super::stats::{Op, Stats};
 use super::workers::Workers;
 use crate::layer::copy_up::Extent;
@@ -299,19 +297,25 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let access = Access::of(flags);
         let flags = open_flags(flags);
         let unprivileged = unprivileged(request);
-        let writable = is_writable(flags);
-        let extent = match flags.contains(OFlag::O_TRUNC) {
+        let empties = flags.contains(OFlag::O_TRUNC);
+        let extent = match empties {
             true => Some(Extent::Empty),
-            false => writable.then_some(Extent::Whole),
+            false => access.writes.then_some(Extent::Whole),
         };
         let slow = extent.is_some_and(|extent| self.inner.view.copies_much(ino.0, extent));
         self.maybe_slow(request, Op::Open, slow, move |inner| {
+            // Who opens for reading only is kept from emptying a program that
+            // runs when we have done it (fs/namei.c, do_open): too late.
+            if empties && !access.writes && inner.modes.runs(ino.0) {
+                return reply.error(fuser::Errno::ETXTBSY);
+            }
             match inner.view.open(ino.0, flags, unprivileged) {
                 Ok(opened) => {
                     let backing =
-                        inner.choose(ino.0, opened.handle, writable, opened.passthrough, |file| {
+                        inner.choose(ino.0, opened.handle, access, opened.passthrough, |file| {
                             reply.open_backing(file)
                         });
                     let handle = FileHandle(opened.handle);
@@ -339,12 +343,15 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         self.here(request, Op::Create, |inner| {
-            let writable = is_writable(OFlag::from_bits_truncate(flags));
+            let access = Access::of(OpenFlags(flags));
             let caller = caller(request, umask);
-            match inner.view.create(parent.0, name, mode, writable, &caller) {
+            let created = inner
+                .view
+                .create(parent.0, name, mode, access.writes, &caller);
+            match created {
                 Ok((attr, handle)) => {
                     let passthrough = attr.perm & 0o6000 == 0;
-                    let backing = inner.choose(attr.ino, handle, writable, passthrough, |file| {
+                    let backing = inner.choose(attr.ino, handle, access, passthrough, |file| {
                         reply.open_backing(file)
                     });
                     let (handle, attr) = (FileHandle(handle), file_attr(&attr));
@@ -428,7 +435,7 @@ impl Filesystem for Adapter {
     ) {
         self.here(request, Op::Release, |inner| {
             reply.ok();
-            let past = inner.modes.leave(ino.0, is_writable(open_flags(flags)));
+            let past = inner.modes.leave(ino.0, Access::of(flags));
             inner.view.release(fh.0);
             if past && let Some(notifier) = inner.notifier.get() {
                 // Attributes only (a negative offset): what was written through

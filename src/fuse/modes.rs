@@ -7,15 +7,38 @@
 use std::sync::Arc;
 
 use dashmap::DashMap;
-use fuser::BackingId;
+use fuser::{BackingId, OpenFlags};
 
 use crate::tree::Ino;
+
+/// `__FMODE_EXEC` (include/linux/fs.h): the kernel opens a file so to run it, and
+/// keeps it open while it runs.
+const EXEC: i32 = 0x20;
+
+/// What a handle is for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Access {
+    pub writes: bool,
+    pub runs: bool,
+}
+
+impl Access {
+    /// By the flags that a handle is opened and released with.
+    pub fn of(flags: OpenFlags) -> Access {
+        Access {
+            writes: flags.0 & libc::O_ACCMODE != libc::O_RDONLY,
+            runs: flags.0 & EXEC != 0,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Mode {
     opens: u32,
     /// Handles that may write past us.
     writers: u32,
+    /// Handles that the kernel runs a program from.
+    running: u32,
     backing: Option<Arc<BackingId>>,
 }
 
@@ -30,31 +53,34 @@ impl Modes {
     pub fn enter(
         &self,
         ino: Ino,
-        writable: bool,
+        access: Access,
         make: impl FnOnce() -> Option<BackingId>,
     ) -> Option<Arc<BackingId>> {
         let mut mode = self.open.entry(ino).or_insert_with(|| Mode {
             opens: 0,
             writers: 0,
+            running: 0,
             backing: None,
         });
         if mode.opens == 0 {
             mode.backing = make().map(Arc::new);
         }
         mode.opens += 1;
-        if writable && mode.backing.is_some() {
+        mode.running += u32::from(access.runs);
+        if access.writes && mode.backing.is_some() {
             mode.writers += 1;
         }
         mode.backing.clone()
     }
 
     /// One handle less. True if writes may have gone past us through it.
-    pub fn leave(&self, ino: Ino, writable: bool) -> bool {
+    pub fn leave(&self, ino: Ino, access: Access) -> bool {
         let mut past = false;
         let unused = match self.open.get_mut(&ino) {
             Some(mut mode) => {
                 mode.opens = mode.opens.saturating_sub(1);
-                if writable && mode.backing.is_some() {
+                mode.running = mode.running.saturating_sub(u32::from(access.runs));
+                if access.writes && mode.backing.is_some() {
                     mode.writers = mode.writers.saturating_sub(1);
                     past = true;
                 }
@@ -72,6 +98,11 @@ impl Modes {
     pub fn all_written_past_us(&self) -> Vec<Ino> {
         let written = self.open.iter().filter(|mode| mode.writers > 0);
         written.map(|mode| *mode.key()).collect()
+    }
+
+    /// True while the inode is a program that runs.
+    pub fn runs(&self, ino: Ino) -> bool {
+        self.open.get(&ino).is_some_and(|mode| mode.running > 0)
     }
 
     /// True while somebody may write the inode past us: its attributes are then

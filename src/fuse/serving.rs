@@ -12,7 +12,7 @@ use nix::fcntl::OFlag;
 
 use super::convert::{FOREVER, errno, file_attr};
 use super::following;
-use super::modes::Modes;
+use super::modes::{Access, Modes};
 use super::stats::Stats;
 use crate::error::Result;
 use crate::tree::{Attr, Ino};
@@ -70,12 +70,12 @@ impl Serving {
         &self,
         ino: Ino,
         handle: u64,
-        writable: bool,
+        access: Access,
         passthrough: bool,
         open_backing: impl FnOnce(&std::os::fd::OwnedFd) -> std::io::Result<BackingId>,
     ) -> Option<Arc<BackingId>> {
         let allowed = passthrough && self.passthrough.get() == Some(&true);
-        self.modes.enter(ino, writable, || {
+        self.modes.enter(ino, access, || {
             if !allowed {
                 return None;
             }
@@ -126,10 +126,6 @@ pub(super) fn unprivileged(request: &Request) -> Option<Unprivileged> {
 
 pub(super) fn open_flags(flags: OpenFlags) -> OFlag {
     OFlag::from_bits_truncate(flags.0)
-}
-
-pub(super) fn is_writable(flags: OFlag) -> bool {
-    flags & OFlag::O_ACCMODE != OFlag::O_RDONLY
 }
 
 /// Answers getxattr(2) and listxattr(2), which ask for the size first.

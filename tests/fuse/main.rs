@@ -11,3 +11,4 @@ mod names;
 mod passthrough;
 mod peers;
 mod privileges;
+mod programs;

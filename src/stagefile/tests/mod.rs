@@ -6,6 +6,7 @@ mod fields;
 mod hostile;
 mod loops;
 mod outline;
+mod page;
 
 use super::*;
 

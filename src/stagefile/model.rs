@@ -42,6 +42,20 @@ impl Stage {
     pub fn context(&self) -> Context {
         self.context.clone()
     }
+
+    /// What is not to be printed: values of `secrets.getValue(…)`, and of variables that are
+    /// secret. Empty ones are left out.
+    pub fn secrets(&self) -> Vec<String> {
+        let variables = self.variables.iter().filter(|variable| variable.secret);
+        let variables = variables.map(|variable| format!("stage.variables.{}", variable.name));
+        let given = self.context.names("secrets.");
+        let keys = given.map(|name| format!("secrets.{name}")).chain(variables);
+        let values = keys.filter_map(|key| self.context.get(&key).map(str::to_owned));
+        let mut secrets: Vec<String> = values.filter(|value| !value.is_empty()).collect();
+        secrets.sort();
+        secrets.dedup();
+        secrets
+    }
 }
 
 /// Our own block: where the stage works, and how its steps are merged.

@@ -2,7 +2,7 @@
 
 mod known;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use known::{Found, Known, Position, find, join, outline, positioned, result_problem};
 
@@ -15,24 +15,29 @@ use super::{
     When, expand,
 };
 
+/// What a file refers to, in the form of [`Context`].
+pub type Used = BTreeSet<String>;
+
 /// Checks a text of which all must be known already.
-pub fn text(text: &Text, context: &Context, problems: &mut Vec<Problem>) {
+pub fn text(text: &Text, context: &Context, used: &mut Used, problems: &mut Vec<Problem>) {
     let nothing = Scope::default();
     Checker {
         context,
         problems,
+        used,
         steps: &BTreeMap::new(),
     }
     .text(text, &nothing);
 }
 
 /// Checks all of a stage.
-pub fn stage(stage: &Stage, problems: &mut Vec<Problem>) {
+pub fn stage(stage: &Stage, used: &mut Used, problems: &mut Vec<Problem>) {
     let mut steps = BTreeMap::new();
     outline(&stage.body, "", &[], stage, &mut steps);
     let mut checker = Checker {
         context: &stage.context,
         problems,
+        used,
         steps: &steps,
     };
     let scope = Scope::default();
@@ -61,6 +66,7 @@ struct Scope {
 struct Checker<'c> {
     context: &'c Context,
     problems: &'c mut Vec<Problem>,
+    used: &'c mut Used,
     steps: &'c BTreeMap<String, Known>,
 }
 
@@ -230,6 +236,7 @@ impl Checker<'_> {
     fn reference(&mut self, reference: &Reference, scope: &Scope) {
         let own = self.context.in_this_stage(&reference.key);
         let key = own.as_deref().unwrap_or(&reference.key);
+        self.used.insert(key.to_owned());
         let found = self.context.get(key).is_some()
             || scope.names.iter().any(|name| name == key)
             || scope.group_names.iter().any(|name| name == key);
@@ -238,7 +245,7 @@ impl Checker<'_> {
         }
         let what = match of_step(key) {
             Some((from_stage, path, what)) => self.step_problem(from_stage, path, what, scope),
-            None => Some(self.unknown(key, scope)),
+            None => Some(self.unknown(key, &reference.written, scope)),
         };
         if let Some(what) = what {
             let written = shown(&reference.written);
@@ -280,7 +287,7 @@ impl Checker<'_> {
     }
 
     /// A name that has no value, and what to do.
-    fn unknown(&self, key: &str, scope: &Scope) -> String {
+    fn unknown(&self, key: &str, written: &str, scope: &Scope) -> String {
         let (kind, rest) = key.split_once('.').unwrap_or((key, ""));
         match kind {
             "stage" if rest.starts_with("variables.") => {
@@ -320,7 +327,7 @@ impl Checker<'_> {
             "input" => "it is a runtime input: write its value here, or put it in a variable of \
                         the stage, which --var 'stage.variables.NAME=VALUE' can set"
                 .to_owned(),
-            _ => format!("it is not known here{}", given_hint(&shown(key))),
+            _ => format!("it is not known here{}", given_hint(&shown(written))),
         }
     }
 }

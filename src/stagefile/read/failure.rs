@@ -3,7 +3,7 @@
 use super::Reader;
 use super::fields::Fields;
 use crate::stagefile::place::shown;
-use crate::stagefile::yaml::Node;
+use crate::stagefile::yaml::{Node, Value};
 use crate::stagefile::{Action, ErrorType, FailureStrategy, When, WhenStatus};
 
 /// What Harness knows and what it is here.
@@ -136,6 +136,9 @@ impl Reader<'_> {
                 self.left_out(&field, item.place, "it can only occur in Harness itself");
             }
             errors.push(error);
+        }
+        if matches!(&node.value, Value::List(list) if list.is_empty()) {
+            self.problem(node.place, "errors is empty; all are AllErrors");
         }
         errors
     }

@@ -11,6 +11,7 @@ mod workspace;
 
 use std::collections::BTreeMap;
 
+use super::place::shown;
 use super::yaml;
 use super::{Context, Notice, Place, Problem, Stage, check, parse};
 
@@ -50,7 +51,15 @@ pub fn variable(text: &str) -> Result<(String, String), String> {
         return Err("not NAME=VALUE, such as pipeline.variables.tag=1.2".to_owned());
     };
     let name = parse::name(text[..at].trim())?;
-    Ok((name, text[at + 1..].to_owned()))
+    let why = match name.split('.').next().unwrap_or_default() {
+        "env" => "it is the environment's: set it there",
+        "matrix" | "repeat" | "strategy" => "a strategy of the file gives it",
+        "steps" | "execution" => "it is the result of a step",
+        "step" | "stepGroup" => "the file gives it",
+        "stage" if !name.starts_with("stage.variables.") => "the file gives it",
+        _ => return Ok((name, text[at + 1..].to_owned())),
+    };
+    Err(format!("{} cannot be given: {why}", shown(&name)))
 }
 
 /// Reads a stage file: a stage, what stands in its `spec`, or a pipeline with one CI stage.
@@ -83,13 +92,15 @@ pub fn read(text: &str, given: &Given) -> Result<Stage, Vec<Problem>> {
         problems,
         left_out: BTreeMap::new(),
         notices: Vec::new(),
+        used: check::Used::new(),
         context,
     };
     let stage = reader.document(&document, given.stage.as_deref());
     match stage {
         Some(mut stage) => {
-            check::stage(&stage, &mut reader.problems);
+            check::stage(&stage, &mut reader.used, &mut reader.problems);
             if reader.problems.is_empty() {
+                reader.unused(given);
                 stage.notices = reader.all_notices();
                 return Ok(stage);
             }
@@ -119,6 +130,8 @@ pub struct Reader<'t> {
     /// By reason and field: where.
     left_out: BTreeMap<(&'static str, String), Vec<Place>>,
     notices: Vec<Notice>,
+    /// What texts refer to.
+    used: check::Used,
     /// What is known before the stage runs.
     context: Context,
 }
@@ -129,6 +142,19 @@ impl Reader<'_> {
         let places = self.left_out.entry((why, field.to_owned())).or_default();
         if !places.contains(&place) {
             places.push(place);
+        }
+    }
+
+    /// Names values that were given for nothing: a name may be misspelt.
+    fn unused(&mut self, given: &Given) {
+        for (name, _) in &given.variables {
+            let key = parse::name(name).unwrap_or_default();
+            if !self.used.contains(&key) {
+                self.notices.push(Notice {
+                    place: Place::default(),
+                    text: format!("ignored: --var {} (the stage does not use it)", shown(name)),
+                });
+            }
         }
     }
 

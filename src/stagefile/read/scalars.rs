@@ -56,7 +56,7 @@ impl Reader<'_> {
     /// The value of a text, or problems with what it refers to.
     pub fn evaluated(&mut self, text: &Text) -> Option<String> {
         let before = self.problems.len();
-        check::text(text, &self.context, &mut self.problems);
+        check::text(text, &self.context, &mut self.used, &mut self.problems);
         if self.problems.len() > before {
             return None;
         }

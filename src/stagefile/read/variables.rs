@@ -85,6 +85,7 @@ impl Reader<'_> {
         let mut open: BTreeMap<usize, String> = BTreeMap::new();
         for (index, variable) in variables.iter_mut().enumerate() {
             let key = format!("{of}.variables.{}", variable.name);
+            self.used.insert(key.clone());
             match self.context.get(&key) {
                 Some(value) => variable.value = Text::literal(value, variable.value.place),
                 None => {
@@ -98,7 +99,7 @@ impl Reader<'_> {
             for (index, key) in &open {
                 let value = &variables[*index].value;
                 let mut unknown = Vec::new();
-                check::text(value, &self.context, &mut unknown);
+                check::text(value, &self.context, &mut self.used, &mut unknown);
                 if unknown.is_empty() {
                     // One whose value is wrong is told once, not again where it is used.
                     let value = value.evaluate(&self.context);
@@ -125,7 +126,8 @@ impl Reader<'_> {
         let before = self.problems.len();
         for (index, key) in open {
             let mut unknown = Vec::new();
-            check::text(&variables[*index].value, &self.context, &mut unknown);
+            let value = &variables[*index].value;
+            check::text(value, &self.context, &mut self.used, &mut unknown);
             for problem in &mut unknown {
                 if !problem.what.contains("did you mean") {
                     let hint = format!("; or give its value with --var '{key}=VALUE'");

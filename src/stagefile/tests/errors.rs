@@ -397,6 +397,10 @@ fn failure_strategies_that_cannot_be_followed() {
             "a failure strategy has no 'errors', such as [AllErrors]",
         ),
         (
+            on("{onFailure: {errors: [], action: {type: Ignore}}}"),
+            "errors is empty; all are AllErrors",
+        ),
+        (
             on("{onFailure: {errors: [AllErrors]}}"),
             "a failure strategy has no 'action'",
         ),

@@ -297,6 +297,11 @@ fn what_is_not_known_is_told_with_a_way_out() {
             "secrets.getValue(\"account.key\")",
             "it is not known here; give it with --var 'secrets.getValue(\"account.key\")=VALUE'",
         ),
+        (
+            "pipeline.stages.other.spec.execution.steps.a.status",
+            "it is not known here; give it with --var \
+             'pipeline.stages.other.spec.execution.steps.a.status=VALUE'",
+        ),
         ("matrix.python", "there is no matrix around it"),
         (
             "repeat.item",
@@ -422,6 +427,13 @@ fn values_can_be_given_on_the_command_line() {
         "=1",
         "a b=1",
         "<+x=1",
+        "env.HOME=1",
+        "matrix.os=linux",
+        "strategy.iteration=0",
+        "steps.a.status=FAILED",
+        "execution.steps.a.output.outputVariables.x=1",
+        "step.name=x",
+        "stage.name=x",
         "a.split(\",\")=1",
         "a.=1",
         "1=1",
@@ -432,6 +444,38 @@ fn values_can_be_given_on_the_command_line() {
     let stage = good_with(&with_command("x"), &[("stage.variables.tag", "given")]);
     assert_eq!(stage.context().get("stage.variables.tag"), Some("given"));
     assert_eq!(stage.variables[0].value.as_literal(), Some("given"));
+}
+
+#[test]
+fn values_that_nothing_uses_are_named() {
+    let variables = [
+        ("stage.variables.tag", "x"),
+        ("stage.variables.tga", "x"),
+        ("pipeline.variables.a", "x"),
+        ("pipeline.variables.b", "x"),
+    ];
+    let stage = good_with(&with_command("<+pipeline.variables.a>"), &variables);
+    let notices: Vec<String> = stage.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notices,
+        [
+            "ignored: --var pipeline.variables.b (the stage does not use it)",
+            "ignored: --var stage.variables.tga (the stage does not use it)"
+        ]
+    );
+}
+
+#[test]
+fn secrets_are_known() {
+    let text = format!(
+        "variables:\n- {{name: a, type: Secret, value: key}}\n- {{name: b, type: Secret, value: ''}}\n{}",
+        of_step("type: Run\nspec: {command: <+secrets.getValue(\"npm\")>}")
+    );
+    let given = [
+        ("secrets.getValue(\"key\")", "k"),
+        ("secrets.getValue('npm')", "n"),
+    ];
+    assert_eq!(good_with(&text, &given).secrets(), ["k", "n"]);
 }
 
 #[test]

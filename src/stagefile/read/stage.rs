@@ -160,7 +160,7 @@ impl Reader<'_> {
             (None, [stage]) => Some(stage),
             (None, _) => {
                 let text = format!(
-                    "there are {} stages of type CI ({names}); choose one with --stage-name NAME",
+                    "there are {} stages of type CI ({names}); choose one with --pipeline-stage NAME",
                     found.len()
                 );
                 self.problem(list.place, text);

@@ -44,7 +44,7 @@ fn one_of_several_stages_is_chosen() {
     );
     assert_eq!(
         wrong(&text),
-        ["5: there are 2 stages of type CI (build, test); choose one with --stage-name NAME"]
+        ["5: there are 2 stages of type CI (build, test); choose one with --pipeline-stage NAME"]
     );
     for wanted in ["test", "The test"] {
         let given = Given {
@@ -422,6 +422,7 @@ fn what_is_left_out_is_named_once() {
 infrastructure: {type: KubernetesDirect, spec: {}}
 serviceDependencies: [{identifier: db}]
 delegateSelectors: [a]
+slsa_provenance: []
 execution:
   steps:
   - step: {identifier: a, type: Run, enforce: {}, spec: {command: x, image: i, connectorRef: c, imagePullPolicy: Always, privileged: true, resources: {}}}
@@ -435,12 +436,12 @@ execution:
             "ignored: serviceDependencies at line 2 (services are not started; write them as \
              Background steps)",
             "ignored: delegateSelectors at line 3 (infrastructure)",
-            "ignored: enforce at line 6 (infrastructure)",
-            "ignored: image at lines 6, 7 (infrastructure)",
-            "ignored: connectorRef at line 6 (infrastructure)",
-            "ignored: imagePullPolicy at line 6 (infrastructure)",
-            "ignored: privileged at line 6 (infrastructure)",
-            "ignored: resources at line 6 (infrastructure)",
+            "ignored: enforce at line 7 (infrastructure)",
+            "ignored: image at lines 7, 8 (infrastructure)",
+            "ignored: connectorRef at line 7 (infrastructure)",
+            "ignored: imagePullPolicy at line 7 (infrastructure)",
+            "ignored: privileged at line 7 (infrastructure)",
+            "ignored: resources at line 7 (infrastructure)",
         ]
     );
 }

@@ -30,6 +30,22 @@ pub fn text(text: &Text, context: &Context, used: &mut Used, problems: &mut Vec<
     .text(text, &nothing);
 }
 
+/// Checks the strategy of the stage itself.
+pub fn strategy(
+    strategy: &Strategy,
+    context: &Context,
+    used: &mut Used,
+    problems: &mut Vec<Problem>,
+) {
+    Checker {
+        context,
+        problems,
+        used,
+        steps: &BTreeMap::new(),
+    }
+    .strategy(Some(strategy), &Scope::default());
+}
+
 /// Checks all of a stage.
 pub fn stage(stage: &Stage, used: &mut Used, problems: &mut Vec<Problem>) {
     let mut steps = BTreeMap::new();

@@ -17,6 +17,9 @@ use super::{Context, Notice, Place, Problem, Stage, check, parse};
 
 pub use fields::nearest;
 
+/// What says which run of a stage with a strategy it is.
+const ITERATION: &str = "strategy.iteration";
+
 /// So many problems are told at most.
 const MOST: usize = 100;
 
@@ -26,6 +29,7 @@ pub struct Given {
     /// Which stage of a pipeline: its identifier or name.
     pub stage: Option<String>,
     /// Values of `--var NAME=VALUE`, with names as they stand in `<+…>`; see [`variable`].
+    /// `strategy.iteration` says which run of a stage with a strategy it is.
     pub variables: Vec<(String, String)>,
     /// The environment, for `<+env.NAME>`.
     pub env: BTreeMap<String, String>,
@@ -53,6 +57,7 @@ pub fn variable(text: &str) -> Result<(String, String), String> {
     let name = parse::name(text[..at].trim())?;
     let why = match name.split('.').next().unwrap_or_default() {
         "env" => "it is the environment's: set it there",
+        "strategy" if name == "strategy.iteration" => return Ok((name, text[at + 1..].to_owned())),
         "matrix" | "repeat" | "strategy" => "a strategy of the file gives it",
         "steps" | "execution" => "it is the result of a step",
         "step" | "stepGroup" => "the file gives it",
@@ -78,11 +83,14 @@ pub fn read(text: &str, given: &Given) -> Result<Stage, Vec<Problem>> {
         }
     };
     let mut context = Context::default();
+    let mut iteration = None;
     for (name, value) in &given.env {
         context.set(format!("env.{name}"), value.clone());
     }
     for (name, value) in &given.variables {
         match parse::name(name) {
+            // Which run of the stage it is, if it has a strategy of its own; else it says nothing.
+            Ok(key) if key == ITERATION => iteration = Some(value.clone()),
             Ok(key) => context.set(key, value.clone()),
             Err(text) => problems.push(Problem::new(Place { line: 1, column: 1 }, text)),
         }
@@ -93,6 +101,7 @@ pub fn read(text: &str, given: &Given) -> Result<Stage, Vec<Problem>> {
         left_out: BTreeMap::new(),
         notices: Vec::new(),
         used: check::Used::new(),
+        iteration,
         context,
     };
     let stage = reader.document(&document, given.stage.as_deref());
@@ -132,6 +141,8 @@ pub struct Reader<'t> {
     notices: Vec<Notice>,
     /// What texts refer to.
     used: check::Used,
+    /// The run that was asked for of a stage with a strategy.
+    iteration: Option<String>,
     /// What is known before the stage runs.
     context: Context,
 }

@@ -1,10 +1,10 @@
 //! The stage, and what may stand around it.
 
-use super::Reader;
 use super::fields::Fields;
+use super::{ITERATION, Reader};
 use crate::stagefile::place::shown;
 use crate::stagefile::yaml::{Node, Value};
-use crate::stagefile::{Place, Stage};
+use crate::stagefile::{Context, Notice, Place, Stage, Text, Variable, check, expand};
 
 /// What the machine does on which a stage runs.
 const INFRASTRUCTURE: [&str; 5] = [
@@ -106,7 +106,12 @@ impl Reader<'_> {
         fields.skip(&["projectIdentifier", "orgIdentifier", "tags", "description"]);
         let infrastructure = ["properties", "delegateSelectors", "flowControl"];
         fields.leave_out(self, &infrastructure, "infrastructure");
-        let whole = ["timeout", "notificationRules", "allowStageExecutions"];
+        let whole = [
+            "timeout",
+            "notificationRules",
+            "allowStageExecutions",
+            "fixedInputsOnRerun",
+        ];
         fields.leave_out(self, &whole, "only one stage of the pipeline is run");
         fields.finish(self);
         for (key, value) in [("pipeline.identifier", identifier), ("pipeline.name", name)] {
@@ -208,11 +213,9 @@ impl Reader<'_> {
         self.context.set("stage.identifier", identifier.clone());
         self.context.set("stage.name", name.clone());
         self.context.set("stage.type", "CI");
+        let node_env = self.run_of_stage(parts.outer.take("strategy"));
         let mut variables = self.variables(parts.outer.take("variables"));
         self.resolve("stage", &mut variables);
-
-        let looped = parts.outer.take_with_place("strategy");
-        self.refuse_strategy(looped.map(|(place, _)| place));
         let when = parts.outer.take("when");
         let failure = parts.outer.take("failureStrategies");
         let timeout = parts.outer.take("timeout");
@@ -247,7 +250,7 @@ impl Reader<'_> {
             shared_paths: self.shared_paths(shared, sharing),
             workspace,
             variables,
-            env: self.env(env),
+            env: node_env.into_iter().chain(self.env(env)).collect(),
             timeout: timeout.and_then(|node| self.duration(node, "timeout")),
             body: self.execution(place, execution),
             failure: self.failure_strategies(failure),
@@ -272,12 +275,55 @@ impl Reader<'_> {
         }
     }
 
-    fn refuse_strategy(&mut self, place: Option<Place>) {
-        if let Some(place) = place {
-            let text = "a strategy of a whole stage is for several machines; put it on a step or \
-                        a step group";
-            self.problem(place, text);
+    /// Takes one run of a stage that has a strategy: in Harness each is on a machine of its own.
+    /// Gives what is in its environment.
+    fn run_of_stage(&mut self, node: Option<&Node>) -> Vec<Variable> {
+        let Some(strategy) = self.strategy(node) else {
+            return Vec::new();
+        };
+        let before = self.problems.len();
+        check::strategy(&strategy, &self.context, &mut self.used, &mut self.problems);
+        if self.problems.len() > before {
+            return Vec::new();
         }
+        let expansion = expand(Some(&strategy), &self.context);
+        let Some(expansion) = self.ok(expansion) else {
+            return Vec::new();
+        };
+        let instances = expansion.instances;
+        let wanted = self.iteration.as_deref();
+        let index = wanted.and_then(|wanted| wanted.trim().parse::<usize>().ok());
+        self.used.insert(ITERATION.to_owned());
+        let Some(instance) = index.and_then(|index| instances.get(index)) else {
+            let text = format!(
+                "the stage runs {} times, each in a workspace of its own; choose one run with \
+                 --var strategy.iteration=N, from 0 to {}",
+                instances.len(),
+                instances.len() - 1
+            );
+            self.problem(strategy.place, text);
+            // Its texts can be checked all the same.
+            let first = instances.first();
+            self.context = first.map_or_else(Context::default, |first| self.context.enter(first));
+            return Vec::new();
+        };
+        self.notices.push(Notice {
+            place: strategy.place,
+            text: format!(
+                "of the stage's strategy at line {} this is run {} of {}: {}",
+                strategy.place.line, instance.index, instance.total, instance.label
+            ),
+        });
+        self.context = self.context.enter(instance);
+        for (key, value) in &instance.values {
+            self.context.set(format!("stage.{key}"), value.clone());
+        }
+        let variable = |(name, value): &(String, String)| Variable {
+            name: name.clone(),
+            value: Text::literal(value.clone(), strategy.place),
+            secret: false,
+        };
+        instance.env.iter().map(variable).collect()
     }
 
     /// `false` asks for nothing.

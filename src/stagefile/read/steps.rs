@@ -350,10 +350,9 @@ impl Reader<'_> {
         let command = match (command, entrypoint) {
             (Some(node), None) => self.script(node, shell),
             (None, Some(node)) => self.words(node),
-            (Some(_), Some(_)) => {
-                let text = "a step has either 'command' or 'entrypoint'";
-                self.problem(place, text);
-                None
+            (Some(command), Some(node)) => {
+                self.left_out("command", command.place, "the entrypoint goes before it");
+                self.words(node)
             }
             (None, None) => {
                 let text = match kind {

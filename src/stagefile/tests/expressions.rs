@@ -429,7 +429,7 @@ fn values_can_be_given_on_the_command_line() {
         "<+x=1",
         "env.HOME=1",
         "matrix.os=linux",
-        "strategy.iteration=0",
+        "strategy.iterations=1",
         "steps.a.status=FAILED",
         "execution.steps.a.output.outputVariables.x=1",
         "step.name=x",

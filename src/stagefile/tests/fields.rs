@@ -417,6 +417,20 @@ cloneCodebase: false
 }
 
 #[test]
+fn an_empty_timeout_is_none_and_an_entrypoint_goes_first() {
+    let stage = good(&of_step("type: Run\ntimeout: \"\"\nspec: {command: x}"));
+    assert_eq!(only_step(&stage).timeout, None);
+    let stage = good(&of_step(
+        "type: Background\nspec: {command: x, entrypoint: [y]}",
+    ));
+    assert!(matches!(only_step(&stage).command, Command::Words(_)));
+    assert_eq!(
+        stage.notices[0].text,
+        "ignored: command at line 6 (the entrypoint goes before it)"
+    );
+}
+
+#[test]
 fn what_is_left_out_is_named_once() {
     let text = "\
 infrastructure: {type: KubernetesDirect, spec: {}}

@@ -285,6 +285,59 @@ fn groups_in_loops_know_both() {
 }
 
 #[test]
+fn one_run_of_a_stage_with_a_strategy_is_chosen() {
+    let text = format!(
+        "\
+strategy: {{matrix: {{os: [linux, mac], v: [1, 2]}}, maxConcurrency: 2}}
+variables: [{{name: shard, value: <+strategy.iteration>/<+strategy.iterations>}}]
+envVariables: {{OS: <+matrix.os>}}
+{}",
+        of_step(
+            "type: Run\nspec: {command: <+stage.matrix.os> <+matrix.v> <+strategy.identifierPostFix>}"
+        )
+    );
+    let many = "the stage runs 4 times, each in a workspace of its own; choose one run with --var \
+                strategy.iteration=N, from 0 to 3";
+    assert_eq!(wrong(&text)[0], format!("1: {many}"));
+    let problems = read(&text, &given(&[("strategy.iteration", "4")])).unwrap_err();
+    assert_eq!(problems[0].what, many);
+    let stage = good_with(&text, &[("strategy.iteration", "2")]);
+    assert_eq!(stage.context().get("stage.variables.shard"), Some("2/4"));
+    let Command::Script { script, .. } = &only_step(&stage).command else {
+        panic!()
+    };
+    assert_eq!(script.evaluate(&stage.context()).unwrap(), "mac 1 _1_0");
+    let env: Vec<(&str, String)> = stage
+        .env
+        .iter()
+        .map(|variable| {
+            let value = variable.value.evaluate(&stage.context()).unwrap();
+            (variable.name.as_str(), value)
+        })
+        .collect();
+    assert_eq!(
+        env,
+        [
+            ("HARNESS_NODE_INDEX", "2".to_owned()),
+            ("HARNESS_NODE_TOTAL", "4".to_owned()),
+            ("OS", "mac".to_owned())
+        ]
+    );
+    assert_eq!(
+        stage.notices[0].text,
+        "of the stage's strategy at line 1 this is run 2 of 4: mac, 1"
+    );
+    // Without a strategy there is nothing to choose, and the number says nothing.
+    let plain = of_step("type: Run\nspec: {command: x}");
+    let stage = good_with(&plain, &[("strategy.iteration", "0")]);
+    assert_eq!(
+        stage.notices[0].text,
+        "ignored: --var strategy.iteration (the stage does not use it)"
+    );
+    assert_eq!(stage.context().get("strategy.iteration"), None);
+}
+
+#[test]
 fn names_are_good_for_the_stage() {
     let single = Instance::single();
     let root = Path::root();

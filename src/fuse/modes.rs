@@ -20,6 +20,8 @@ const EXEC: i32 = 0x20;
 pub(super) struct Access {
     pub writes: bool,
     pub runs: bool,
+    /// `O_DIRECT`.
+    pub direct: bool,
 }
 
 impl Access {
@@ -28,6 +30,7 @@ impl Access {
         Access {
             writes: flags.0 & libc::O_ACCMODE != libc::O_RDONLY,
             runs: flags.0 & EXEC != 0,
+            direct: flags.0 & libc::O_DIRECT != 0,
         }
     }
 }

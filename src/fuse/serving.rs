@@ -74,7 +74,10 @@ impl Serving {
         passthrough: bool,
         open_backing: impl FnOnce(&std::os::fd::OwnedFd) -> std::io::Result<BackingId>,
     ) -> Option<Arc<BackingId>> {
-        let allowed = passthrough && self.passthrough.get() == Some(&true);
+        // The kernel opens the file behind with the flags of now, and it keeps
+        // them when fcntl(2) takes O_DIRECT off ours: an EINVAL for every write
+        // of odd length (fs/backing-file.c, backing_file_open).
+        let allowed = passthrough && !access.direct && self.passthrough.get() == Some(&true);
         self.modes.enter(ino, access, || {
             if !allowed {
                 return None;

@@ -96,3 +96,24 @@ fn a_file_that_was_copied_up_is_served_by_the_kernel_from_then_on() {
         view.requests()
     );
 }
+
+/// dd(1) with oflag=direct takes O_DIRECT off its descriptor to write what is
+/// left over at the end. The kernel would keep it on the file behind.
+#[test]
+fn direct_io_can_be_turned_off_again() {
+    for passthrough in [true, false] {
+        let view = Mounted::with(passthrough, |base| {
+            fs::write(base.join("lower"), vec![1; 8192]).expect("write");
+        });
+        for name in ["lower", "new"] {
+            let script = format!(
+                "head -c 10000 /dev/urandom >in
+                dd if=in of={name} bs=4096 oflag=direct conv=notrunc status=none
+                cmp in {name}"
+            );
+            let mut shell = std::process::Command::new("sh");
+            let status = shell.args(["-ec", &script]).current_dir(view.root());
+            assert!(status.status().expect("sh").success(), "{name}");
+        }
+    }
+}

@@ -308,6 +308,10 @@ impl View {
             let (atime, mtime) = set.times();
             at::utimens(open, path, atime, mtime)?;
         }
+        if set.is_empty() {
+            // chown(path, -1, -1) is a change of status (chown(2)).
+            at::chmod(open, path, at::stat(open, path)?.attr.perm)?;
+        }
         if node.is_dir() {
             node.inner.write().inherit = None;
         }

@@ -41,6 +41,18 @@ impl SetXattr {
     }
 }
 
+/// Refuses names outside of the name spaces that disks have (xattr(7)), as they
+/// do: one that is not there is another thing.
+fn known(name: &OsStr) -> Result<()> {
+    let bytes = name.as_bytes();
+    let spaces: [&[u8]; 3] = [b"user.", b"trusted.", b"security."];
+    let known = spaces.iter().any(|space| bytes.starts_with(space));
+    match known || name == ACCESS_ACL || name == DEFAULT_ACL {
+        true => Ok(()),
+        false => Err(Errno::EOPNOTSUPP.into()),
+    }
+}
+
 /// The attributes of what lies at a path, or of an open file if that is empty.
 fn stat(at: BorrowedFd<'_>, path: &Path) -> Result<Attr> {
     Ok(match path.as_os_str().is_empty() {
@@ -82,6 +94,7 @@ impl View {
     /// # Errors
     /// `ENODATA` if there is none, or as getxattr(2).
     pub fn getxattr(&self, ino: Ino, name: &OsStr) -> Result<Vec<u8>> {
+        known(name)?;
         let state = self.layers()?;
         let node = self.node(ino)?;
         self.refresh(&state, &node)?;

@@ -355,3 +355,44 @@ fn only_root_is_told_of_trusted_xattrs() {
         "import os; assert os.listxattr('dir/g') == ['user.a'], os.listxattr('dir/g')"
     ));
 }
+
+#[test]
+fn an_xattr_that_no_disk_has_is_refused_not_missing() {
+    let view = Mounted::over(fill);
+    let script = r#"
+import errno, os
+def errno_of(function, *arguments):
+    try: function(*arguments)
+    except OSError as error: return error.errno
+open('new', 'w').close()
+for path in ['f', 'dir', 'new']:
+    for name in ['system.x', 'unknown.x', 'user', 'trusted', 'x']:
+        assert errno_of(os.getxattr, path, name) == errno.EOPNOTSUPP, (path, name)
+        assert errno_of(os.removexattr, path, name) == errno.EOPNOTSUPP, (path, name)
+    for name in ['user.x', 'trusted.x', 'security.x', 'system.posix_acl_access']:
+        assert errno_of(os.getxattr, path, name) == errno.ENODATA, (path, name)
+"#;
+    let mut python = Command::new("/usr/bin/python3");
+    let status = python.args(["-c", script]).current_dir(view.root()).status();
+    assert!(status.expect("python").success());
+}
+
+#[test]
+fn a_change_of_owner_to_nobody_is_a_change_of_status() {
+    let view = Mounted::over(fill);
+    fs::write(view.path("new"), "new").expect("write");
+    for name in ["new", "dir", "f"] {
+        chown(view.path(name), None, Some(1)).expect("chown");
+        let before = fs::metadata(view.path(name)).expect("stat");
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        // Times of a disk have the granularity of a tick.
+        loop {
+            chown(view.path(name), None, None).expect("chown");
+            let after = fs::metadata(view.path(name)).expect("stat");
+            if (after.ctime(), after.ctime_nsec()) > (before.ctime(), before.ctime_nsec()) {
+                break;
+            }
+            assert!(std::time::Instant::now() < deadline, "{name}");
+        }
+    }
+}

@@ -185,24 +185,30 @@ impl Queue {
             PollFd::new(over, PollFlags::POLLIN),
         ];
         while nix::poll::poll(&mut polled, PollTimeout::NONE) == Err(Errno::EINTR) {}
-        let mut line = self.0.lock();
-        let place = line
-            .waiting
-            .iter()
-            .position(|waiter| waiter.number == number);
-        if let Some(place) = place {
-            line.waiting.remove(place);
-            line.go_on();
+        let over = polled[1].any() != Some(false);
+        self.leave_the_line(number);
+        let turn = match woken.read(&mut [0])? {
+            0 => None,
+            _ => Some(Turn {
+                queue: self,
+                name: name.to_owned(),
+            }),
+        };
+        if over {
+            // A turn that came just now goes to the next.
             let text = "the command that asked for it is gone";
             return Err(Error::new(Errno::ECANCELED, text));
         }
-        drop(line);
-        match woken.read(&mut [0])? {
-            0 => Err(ending()),
-            _ => Ok(Some(Turn {
-                queue: self,
-                name: name.to_owned(),
-            })),
+        turn.map(Some).ok_or_else(ending)
+    }
+
+    /// Takes a waiter out of the line who is still in it: no turn comes any more.
+    fn leave_the_line(&self, number: u64) {
+        let mut line = self.0.lock();
+        let mut waiting = line.waiting.iter();
+        if let Some(place) = waiting.position(|waiter| waiter.number == number) {
+            line.waiting.remove(place);
+            line.go_on();
         }
     }
 
@@ -378,6 +384,11 @@ mod tests {
         gone.end();
         npm.has_entered();
         assert_eq!(waiting(&queue), []);
+        // Also who is gone when its turn comes.
+        let (over, _) = std::io::pipe().unwrap();
+        let late = queue.enter("late", paths(&["/gradle"]), By::One, over.as_fd());
+        assert_eq!(late.unwrap_err().errno(), Errno::ECANCELED);
+        assert!(!queue.0.lock().holders.contains_key("late"));
         npm.end();
         a.end();
     }

@@ -67,3 +67,53 @@ fn names_in(open: &OpenLayer, root: &Path, linked: &HashSet<Ino>) -> Result<Hash
     }
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::{LinkState, set_ino};
+    use super::*;
+
+    fn open(dir: &Path) -> OpenLayer {
+        OpenLayer::open(dir).unwrap()
+    }
+
+    #[test]
+    fn one_root_goes_and_the_other_stays_whenever_it_is_cut_off() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = open(dir.path());
+        let (none, other) = (Stack::default(), Path::new("1"));
+        for (root, ino) in [("0", 70), ("1", 71)] {
+            let path = Path::new(TREE).join(root).join("sub");
+            fs::create_dir_all(dir.path().join(&path)).unwrap();
+            fs::write(dir.path().join(&path).join("file"), root).unwrap();
+            set_ino(&layer, &path.join("file"), ino, false).unwrap();
+            let state = LinkState {
+                nlink: 2,
+                origin: 0,
+                here: true,
+            };
+            layer.set_link_state(ino, state).unwrap();
+        }
+        let left = |layer: &OpenLayer| layer.link_states().into_keys().collect::<Vec<_>>();
+        let whole = |root: &str| dir.path().join(TREE).join(root).exists();
+        // The daemon ends when what is recorded is gone, and the tree is not.
+        layer.forget_link_states(&HashSet::from([71])).unwrap();
+        let layer = open(dir.path());
+        assert_eq!(left(&layer), [70]);
+        assert!(whole("1"));
+        forget_root(&layer, &none, other).unwrap();
+        assert!(whole("0") && !whole("1"));
+        // What is recorded later is read again with the rest.
+        let removed = |state: Option<LinkState>| state.map(|state| LinkState { nlink: 1, ..state });
+        layer.change_link_state(70, removed).unwrap();
+        let layer = open(dir.path());
+        assert_eq!(layer.link_state(70).map(|state| state.nlink), Some(1));
+        forget_root(&layer, &none, other).unwrap();
+        assert_eq!(left(&layer), [70]);
+        forget_root(&layer, &none, Path::new("0")).unwrap();
+        assert!(layer.is_clean().unwrap());
+        assert!(open(dir.path()).is_clean().unwrap());
+    }
+}

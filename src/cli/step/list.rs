@@ -4,7 +4,8 @@ use crate::cli::output::{Trouble, show};
 use crate::cli::place::Place;
 use crate::control::Request;
 
-/// List the steps that run, and those that are kept to be merged or discarded.
+/// List the steps that run or wait for their turn, and those that are kept to be
+/// merged or discarded.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  harness-fs step list --json")]
 pub struct Arguments {

@@ -10,8 +10,9 @@ use crate::control::Request;
 /// Open a private view of the stage, to run commands in with `step exec`.
 ///
 /// It shows the stage as it is now; the stage sees none of what happens in it
-/// until `step merge`. Where a shared path is `locked` it waits for its turn, and
-/// has that until it is merged, kept or discarded.
+/// until `step merge`. Where a shared path is `locked` (see `mount --sharing`), the
+/// step waits for its turn before it begins, and has that until it is merged, kept or
+/// discarded.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -23,7 +24,7 @@ pub struct Arguments {
     #[arg(value_name = "NAME")]
     step: String,
     /// A shared path that the step has for itself, whatever its mode: what it changes there is
-    /// dropped, and it waits for no turn. May be repeated.
+    /// dropped, and it waits for no turn there. May be repeated.
     #[arg(long, value_name = "PATH")]
     private: Vec<PathBuf>,
     /// Begin on the state that this step began on, not on the stage as it is now. It may have

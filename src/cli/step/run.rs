@@ -28,9 +28,9 @@ use crate::stage::survivors;
 /// group was aborted. 124: it took too long.
 /// 125: harness-fs itself failed.
 ///
-/// Where a shared path is `locked` (see `mount --sharing`), it waits for its turn, and
-/// has that until the command has ended, with all that it has left behind. The wait
-/// does not count for --timeout.
+/// Where a shared path is `locked` (see `mount --sharing`), the step waits for its turn
+/// before it begins, and has that until the command has ended, with all that it has left
+/// behind. The wait does not count for --timeout.
 ///
 /// A signal is passed on to the command. Once that has ended, a signal (^C)
 /// gives the step up: it is discarded, or kept with --on-failure keep.
@@ -66,7 +66,7 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", value_parser = policy::duration)]
     timeout: Option<Duration>,
     /// A shared path that the step has for itself, whatever its mode: what it changes there is
-    /// dropped, and it waits for no turn. May be repeated.
+    /// dropped, and it waits for no turn there. May be repeated.
     #[arg(long, value_name = "PATH")]
     private: Vec<PathBuf>,
     /// Write what became of the step to this file, as JSON.

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
@@ -16,10 +17,12 @@ use super::content::Write;
 use super::convert::{FOREVER, decode_device, errno, file_attr, kind, set_time};
 use super::following::give_way;
 use super::modes::{Access, Modes};
+use super::nods::ghost;
 use super::serving::{Serving, by, caller, done, open_flags, reply_bytes, unprivileged};
 use super::stats::{Op, Stats};
 use super::workers::Workers;
 use crate::layer::copy_up::Extent;
+use crate::stage::Event;
 use crate::view::{ACCESS_ACL, RenameMode, SetAttr, SetXattr, View, Whence};
 
 /// What INIT agreed on with the kernel.
@@ -59,6 +62,7 @@ impl Adapter {
                 view,
                 stats,
                 modes,
+                nods: Arc::default(),
                 notifier: Arc::default(),
                 passthrough: OnceLock::new(),
             }),
@@ -120,6 +124,15 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         self.here(request, Op::Lookup, |inner| {
+            match inner.nods.to(request.pid()) {
+                // The kernel makes only what is not there, and removes only what is.
+                Some((Event::Made, _)) => return reply.error(fuser::Errno::ENOENT),
+                Some((Event::Removed | Event::Unnamed, kind)) => {
+                    let attr = file_attr(&ghost(kind));
+                    return reply.entry(&Duration::ZERO, &attr, Generation(0));
+                }
+                _ => {}
+            }
             let result = inner.view.lookup(parent.0, name);
             match &result {
                 Err(error) if error.errno() == nix::errno::Errno::ENOENT => {
@@ -162,6 +175,11 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if self.inner.nods.to(request.pid()).is_some() {
+            return self.here(request, Op::Setattr, |inner| {
+                inner.reply_attr(inner.view.getattr(ino.0), reply);
+            });
+        }
         let set = SetAttr {
             perm: mode.map(|mode| mode & 0o7777),
             uid,
@@ -205,6 +223,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.here(request, Op::Mknod, |inner| {
+            if inner.nods.to(request.pid()).is_some() {
+                return inner.nod_entry(parent.0, name, reply);
+            }
             let caller = caller(request, umask);
             let made = inner
                 .view
@@ -223,6 +244,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.here(request, Op::Mkdir, |inner| {
+            if inner.nods.to(request.pid()).is_some() {
+                return inner.nod_entry(parent.0, name, reply);
+            }
             let made = inner
                 .view
                 .mkdir(parent.0, name, mode, &caller(request, umask));
@@ -232,12 +256,18 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.here(request, Op::Unlink, |inner| {
+            if inner.nods.to(request.pid()).is_some() {
+                return done(Ok(()), reply);
+            }
             done(inner.view.unlink(parent.0, name), reply)
         });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.here(request, Op::Rmdir, |inner| {
+            if inner.nods.to(request.pid()).is_some() {
+                return done(Ok(()), reply);
+            }
             done(inner.view.rmdir(parent.0, name), reply)
         });
     }
@@ -251,6 +281,9 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.here(request, Op::Symlink, |inner| {
+            if inner.nods.to(request.pid()).is_some() {
+                return inner.nod_entry(parent.0, name, reply);
+            }
             let caller = caller(request, 0);
             let made = inner
                 .view
@@ -298,12 +331,17 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let access = Access::of(flags);
-        let flags = open_flags(flags);
+        let nod = self.inner.nods.to(request.pid()).is_some();
+        let flags = match nod {
+            // Nothing is going to be written.
+            true => OFlag::O_RDONLY,
+            false => open_flags(flags),
+        };
         let unprivileged = unprivileged(request);
         let empties = flags.contains(OFlag::O_TRUNC);
         let extent = match empties {
             true => Some(Extent::Empty),
-            false => access.writes.then_some(Extent::Whole),
+            false => (access.writes && !nod).then_some(Extent::Whole),
         };
         let slow = extent.is_some_and(|extent| self.inner.view.copies_much(ino.0, extent));
         self.maybe_slow(request, Op::Open, slow, move |inner| {

@@ -7,6 +7,7 @@ mod convert;
 mod filesystem;
 mod following;
 mod modes;
+mod nods;
 mod serving;
 mod session;
 mod slow;

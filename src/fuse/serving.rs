@@ -13,6 +13,7 @@ use nix::fcntl::OFlag;
 use super::convert::{FOREVER, errno, file_attr};
 use super::following;
 use super::modes::{Access, Modes};
+use super::nods::Nods;
 use super::stats::Stats;
 use crate::error::Result;
 use crate::tree::{Attr, Ino};
@@ -23,6 +24,7 @@ pub(super) struct Serving {
     pub view: Arc<View>,
     pub stats: Arc<Stats>,
     pub modes: Arc<Modes>,
+    pub nods: Arc<Nods>,
     pub notifier: Arc<OnceLock<Notifier>>,
     pub passthrough: OnceLock<bool>,
 }
@@ -45,6 +47,11 @@ impl Serving {
             }
             Err(error) => reply.error(errno(&error)),
         }
+    }
+
+    /// Answers that it is done, to who only tells of it.
+    pub fn nod_entry(&self, parent: Ino, name: &std::ffi::OsStr, reply: ReplyEntry) {
+        self.reply_entry(self.view.lookup(parent, name), reply);
     }
 
     pub fn reply_attr(&self, result: Result<Attr>, reply: ReplyAttr) {

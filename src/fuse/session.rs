@@ -1,6 +1,6 @@
 //! A view's FUSE session: its mount, its thread, its end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -15,10 +15,11 @@ use nix::mount::{MntFlags, MsFlags};
 
 use super::filesystem::{Adapter, Negotiated};
 use super::modes::Modes;
+use super::nods::Nods;
 use super::stats::Stats;
 use super::workers::Workers;
 use crate::error::{Context, Error, Result};
-use crate::stage::{Invalidation, Options, Session, Sessions};
+use crate::stage::{Happening, Invalidation, Options, Session, Sessions, watches};
 use crate::sys::connection::Abort;
 use crate::sys::mountinfo;
 use crate::tree::Ino;
@@ -57,6 +58,7 @@ pub struct FuseSession {
     notifier: Notifier,
     stats: Arc<Stats>,
     modes: Arc<Modes>,
+    nods: Arc<Nods>,
     negotiated: Arc<Negotiated>,
     ended: Receiver<()>,
 }
@@ -152,6 +154,7 @@ fn serve(
         if on_overlay { 2 } else { 1 },
     );
     let notifier_slot = adapter.notifier_slot();
+    let nods = adapter.inner.nods.clone();
     let mut config = fuser::Config::default();
     config.acl = SessionACL::All;
     let session = fuser::Session::from_fd(adapter, device, SessionACL::All, config)?;
@@ -184,6 +187,7 @@ fn serve(
         notifier,
         stats,
         modes,
+        nods,
         negotiated,
         ended,
     })
@@ -345,6 +349,25 @@ impl Session for FuseSession {
         // All of them, whatever becomes of one.
         let told = changes.iter().map(|change| tell(&self.notifier, change));
         told.fold(Ok(()), Result::and)
+    }
+
+    fn watched(&self) -> BTreeSet<Ino> {
+        watches::watched(self.connection)
+    }
+
+    fn announce(&self, happenings: &[Happening]) {
+        if happenings.is_empty() {
+            return;
+        }
+        let teller = self.nods.tell();
+        let forget = |parent: Ino, name: &Path| {
+            let _ = self.notifier.inval_entry(INodeNo(parent), name.as_os_str());
+        };
+        for happening in happenings {
+            if let Err(error) = teller.happening(&self.at, happening, forget) {
+                log::debug!("{happening:?} is not told: {error}");
+            }
+        }
     }
 
     fn collect_mapped(&self) -> Result<()> {

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::changes::between;
 use super::names::STAGE_VIEW;
-use super::{Invalidation, Stage};
+use super::watches::happenings;
+use super::{Happening, Invalidation, Stage};
 use crate::error::Result;
 use crate::layer::Stack;
 use crate::tree::Ino;
@@ -84,6 +85,17 @@ impl Stage {
         if all.is_empty() {
             return Ok(());
         }
-        session.invalidate(all)
+        let watched = session.watched();
+        let (mut first, mut later) = (Vec::new(), Vec::new());
+        if !watched.is_empty() {
+            let known = |ino| self.stage_view.knows(ino);
+            (first, later) = happenings(old, new, known, &watched)?
+                .into_iter()
+                .partition(Happening::comes_first);
+        }
+        session.announce(&first);
+        let told = session.invalidate(all);
+        session.announce(&later);
+        told
     }
 }

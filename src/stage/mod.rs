@@ -52,6 +52,7 @@ mod status;
 mod steps;
 pub mod survivors;
 mod teardown;
+pub mod watches;
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -84,6 +85,7 @@ pub use state::{
 pub use status::{LayerInfo, Status, StepInfo, StepKind, ViewInfo};
 pub use steps::{SealedStep, StepView};
 pub use teardown::EndReport;
+pub use watches::{Event, Happening};
 
 pub use names::{layer_id, stage_mount};
 

@@ -1,11 +1,12 @@
 //! What the stage needs of the floor that serves views to the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Happening;
 use crate::error::Result;
 use crate::tree::Ino;
 use crate::view::View;
@@ -55,6 +56,13 @@ pub trait Session: Send + Sync {
     /// # Errors
     /// What the device reports, but for entries the kernel does not know.
     fn invalidate(&self, changes: Vec<Invalidation>) -> Result<()>;
+
+    /// The inodes that somebody watches with inotify(7).
+    fn watched(&self) -> BTreeSet<Ino>;
+
+    /// Tells them what has happened; what cannot be told is logged. Called as
+    /// [`Session::invalidate`].
+    fn announce(&self, happenings: &[Happening]);
 
     /// Returns when the kernel has written back what was changed through shared
     /// mappings before the call. Called without a lock of the view: the pages

@@ -1,6 +1,7 @@
 //! The command line as a black box: what needs no mount.
 #![allow(clippy::unwrap_used)]
 
+mod background;
 mod bad_input;
 mod bundle;
 mod callers;

@@ -373,7 +373,10 @@ for path in ['f', 'dir', 'new']:
         assert errno_of(os.getxattr, path, name) == errno.ENODATA, (path, name)
 "#;
     let mut python = Command::new("/usr/bin/python3");
-    let status = python.args(["-c", script]).current_dir(view.root()).status();
+    let status = python
+        .args(["-c", script])
+        .current_dir(view.root())
+        .status();
     assert!(status.expect("python").success());
 }
 

@@ -1,6 +1,6 @@
 //! A stage with fake sessions, and hands to write in its views.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Read;
@@ -14,7 +14,7 @@ use harness_fs::error::Result;
 use harness_fs::layer::copy_up::{self, Extent};
 use harness_fs::layer::{OpenLayer, Stack, Visit, set_ino, walk};
 use harness_fs::merge::SharingMode;
-use harness_fs::stage::{Invalidation, Options, Session, Sessions, Stage};
+use harness_fs::stage::{Happening, Invalidation, Options, Session, Sessions, Stage};
 use harness_fs::tree::union::Entry;
 use harness_fs::tree::{Ino, Kind, marker};
 use harness_fs::view::View;
@@ -58,6 +58,12 @@ impl Sessions for Fakes {
 }
 
 impl Session for Fake {
+    fn watched(&self) -> BTreeSet<Ino> {
+        BTreeSet::new()
+    }
+
+    fn announce(&self, _happenings: &[Happening]) {}
+
     fn unmount(&self) -> Result<()> {
         self.events
             .lock()

@@ -6,12 +6,17 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
+use serde_json::json;
+
 use super::queue::{Before, Waiting};
+use crate::control::Reply;
+use crate::error::Error;
 use crate::export::{ApplyReport, ExportReport, LeftOut};
 use crate::merge::{Race, SharingMode};
 use crate::stage::{
-    Change, ConflictReport, DiffLine, EndReport, GroupState, MergeReport, Phase, RestoreReport,
-    SealedStep, SnapshotInfo, Status, StepInfo, StepKind,
+    Change, ConflictReport, DiffLine, EndReport, Failure, GroupState, MergeReport, Phase,
+    RestoreReport, SealCost, SealedStep, SnapshotInfo, Status, StepInfo, StepKind,
 };
 use crate::tree::shown::shown;
 
@@ -102,6 +107,30 @@ pub fn kept(step: &SealedStep) -> String {
         bytes(step.bytes)
     );
     text
+}
+
+/// What it took to seal the head under those who write.
+pub fn seal_cost(cost: &SealCost) -> String {
+    format!(
+        "sealed under {} open for writing: requests were held for {:.1} ms; {} will be copied when written again",
+        count(cost.files as u64, "file", "files"),
+        cost.held_ms,
+        bytes(cost.bytes)
+    )
+}
+
+/// The report of something for which the head was sealed.
+///
+/// # Errors
+/// As [`serde_json::to_value`].
+pub fn with_cost(made: &impl Serialize, cost: Option<SealCost>) -> Result<Reply, Failure> {
+    let mut data = serde_json::to_value(made).map_err(Error::from)?;
+    data["sealed"] = json!(cost);
+    let mut text = String::new();
+    if let Some(cost) = cost {
+        line!(text, "{}", seal_cost(&cost));
+    }
+    Ok(Reply::Report { text, data })
 }
 
 /// What changed, one line each.

@@ -375,8 +375,8 @@ impl Requests {
         let stage = self.stage()?;
         match request {
             Request::SnapshotCreate { name } => {
-                let made = stage.snapshot_create(&name)?;
-                Ok(Reply::report("", &made))
+                let (made, cost) = stage.snapshot_create_told(&name)?;
+                render::with_cost(&made, cost)
             }
             Request::SnapshotList {} => {
                 let list = stage.snapshot_list();

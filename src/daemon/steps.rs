@@ -34,10 +34,10 @@ pub fn run(
     let turn = in_turn(requests, &run.step, &run.private, connection)?;
     let over;
     let (alarmed, alarm) = std::io::pipe().map_err(Error::from)?;
-    let (view, others) = {
+    let (view, others, cost) = {
         let stage = requests.stage_to_enter()?;
         over = check_group(&stage, &mut run)?;
-        let view = stage.begin_with(&run.step, &Start::Stage, &run.private)?;
+        let (view, cost) = stage.begin_with(&run.step, &Start::Stage, &run.private)?;
         let others = steps.beside(&run.step, run.group.as_ref());
         let known = Run {
             group: run.group.clone(),
@@ -50,13 +50,13 @@ pub fn run(
             // Between its beginning and now: nobody else has ended it.
             steps.alarm(&run.step);
         }
-        (view, others)
+        (view, others, cost)
     };
     let mount = view.mount.clone();
     let entered = Reply::Entered {
         view,
         others,
-        note: String::new(),
+        note: cost.map_or_else(String::new, |cost| render::seal_cost(&cost)),
     };
     let grace = Duration::from_millis(run.grace_ms);
     let ended = connection.ended_or_alarmed(&entered, &alarmed, &mut || match survivors::end(
@@ -473,7 +473,7 @@ pub fn begin(
 ) -> Result<Reply, Failure> {
     let turn = in_turn(requests, step, private, connection)?;
     let stage = requests.stage_to_enter()?;
-    let view = stage.begin_with(step, start, private)?;
+    let (view, cost) = stage.begin_with(step, start, private)?;
     requests.steps.add(step, view.mount.clone(), None);
     if tied {
         requests.steps.tie(step, connection.id);
@@ -482,7 +482,7 @@ pub fn begin(
     if let Some(turn) = turn {
         turn.keep();
     }
-    Ok(Reply::report("", &view))
+    render::with_cost(&view, cost)
 }
 
 /// Ends what is left in an open step, and begins it once more.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::abort::refuse_aborted;
 use super::ended::{STRANDED, is_stranded};
 use super::groups::{group_base, group_of, member_begins};
+use super::head::SealCost;
 use super::state::{Phase, State, StepState, now};
 use super::steps::{StepView, in_use, known_step};
 use super::{Failure, Running, Stage, names, recover};
@@ -37,11 +38,13 @@ impl Stage {
     /// was aborted, else what sealing the head, the disk or mounting reports; then
     /// there is no such step.
     pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
-        self.begin_with(step, &Start::Stage, &[])
+        let begun = self.begin_with(step, &Start::Stage, &[]);
+        begun.map(|(view, _)| view)
     }
 
     /// The same, on a state of choice, for a step that has some shared paths for
-    /// itself, whatever their mode: what it changes there is dropped.
+    /// itself, whatever their mode: what it changes there is dropped. Also what it
+    /// took to seal the head, if somebody was writing.
     ///
     /// # Errors
     /// As [`Stage::begin`] and [`Stage::private_paths`]; [`Failure::NotFound`] without
@@ -52,18 +55,22 @@ impl Stage {
         step: &str,
         start: &Start,
         private: &[PathBuf],
-    ) -> Result<StepView, Failure> {
+    ) -> Result<(StepView, Option<SealCost>), Failure> {
         let private = self.private_paths(private)?;
         let _life = self.life.lock();
         self.check_free(step)?;
         let of_group = group_base(&self.state.lock(), step);
+        let mut cost = None;
         let base = match (start, of_group) {
             (Start::Stage, Some(base)) => base,
-            (Start::Stage, None) => self.present()?,
+            (Start::Stage, None) => {
+                cost = self.seal_dirty_head()?;
+                self.state.lock().stack.clone()
+            }
             (Start::Like(other), _) => self.base_of(other)?,
             (Start::After(other), _) => self.left_by(other)?,
         };
-        self.begin_on(step, base, private)
+        Ok((self.begin_on(step, base, private)?, cost))
     }
 
     /// Forgets what an open step did, and begins it once more on the state that it
@@ -106,12 +113,6 @@ impl Stage {
         }
         drop(state);
         self.refuse_background(step)
-    }
-
-    /// The stage as it is now, all of it sealed.
-    fn present(&self) -> Result<Vec<String>, Failure> {
-        self.seal_dirty_head()?;
-        Ok(self.state.lock().stack.clone())
     }
 
     fn base_of(&self, step: &str) -> Result<Vec<String>, Failure> {

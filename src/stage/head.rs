@@ -1,8 +1,10 @@
 //! Sealing the head while people write in the stage view.
 
 use std::path::Path;
+use std::time::Instant;
 
 use nix::errno::Errno;
+use serde::Serialize;
 
 use super::journal::Record;
 use super::names::STAGE_VIEW;
@@ -12,18 +14,39 @@ use crate::error::{Context, Error, Result};
 use crate::layer::{OpenLayer, Stack, seal_unswept, sweep_or_leave};
 use crate::sys::at;
 
+/// What it took to seal the head while files of it were open for writing.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct SealCost {
+    /// How many such files there were.
+    pub files: usize,
+    /// Their size. Each is copied before it is written again, by who writes it.
+    pub bytes: u64,
+    /// For how long requests to the stage view had to wait, in milliseconds.
+    pub held_ms: f64,
+}
+
 impl Stage {
     /// Seals the head and commits, unless nothing was written since the last time.
-    pub(super) fn seal_dirty_head(&self) -> Result<(), Failure> {
+    /// Tells what that took, if somebody was writing.
+    pub(super) fn seal_dirty_head(&self) -> Result<Option<SealCost>, Failure> {
         self.collect_mapped()?;
+        let mut cost = None;
         if !self.stage_view.is_clean()? {
+            let (files, bytes) = self.stage_view.being_written();
+            let begun = Instant::now();
             self.swap_collected(|stack| Ok(stack.clone()))?;
+            let held_ms = begun.elapsed().as_secs_f64() * 1000.0;
+            cost = (files > 0).then_some(SealCost {
+                files,
+                bytes,
+                held_ms,
+            });
         }
-        if self.pending.lock().is_empty() {
-            return Ok(());
+        if !self.pending.lock().is_empty() {
+            let mut next = self.state.lock().clone();
+            self.commit(&mut next)?;
         }
-        let mut next = self.state.lock().clone();
-        Ok(self.commit(&mut next)?)
+        Ok(cost)
     }
 
     /// Has the kernel hand over what programs changed through shared mappings

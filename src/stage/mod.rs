@@ -72,6 +72,7 @@ pub use blame::{BlameLine, Did};
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};
 pub use groups::{GroupEnd, MemberOutcome, OnFailure};
+pub use head::SealCost;
 pub use lease::Lent;
 pub use log::{LayerKind, LayerReport, LogLine, StepEnd};
 pub use merge::{MergeReport, Overrides};

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::head::SealCost;
 use super::state::{SnapshotState, State, now};
 use super::{Failure, Lent, Stage, failpoint, names};
 
@@ -39,13 +40,25 @@ impl Stage {
     /// [`Failure::Usage`] for a bad name or one that is taken, else what sealing
     /// the head or committing reports; then there is no such snapshot.
     pub fn snapshot_create(&self, name: &str) -> Result<SnapshotInfo, Failure> {
+        self.snapshot_create_told(name).map(|(info, _)| info)
+    }
+
+    /// [`Stage::snapshot_create`], and what it took to seal the head if somebody
+    /// was writing.
+    ///
+    /// # Errors
+    /// As [`Stage::snapshot_create`].
+    pub fn snapshot_create_told(
+        &self,
+        name: &str,
+    ) -> Result<(SnapshotInfo, Option<SealCost>), Failure> {
         names::check("snapshot", name)?;
         let _life = self.life.lock();
         if self.state.lock().snapshots.contains_key(name) {
             let text = format!("there is a snapshot '{name}' already; remove it first");
             return Err(Failure::Usage(text));
         }
-        self.seal_dirty_head()?;
+        let cost = self.seal_dirty_head()?;
         let mut next = self.state.lock().clone();
         let snapshot = SnapshotState {
             stack: next.stack.clone(),
@@ -56,7 +69,7 @@ impl Stage {
         failpoint::hit("snapshot-before-commit");
         self.commit(&mut next)?;
         failpoint::hit("snapshot-after-commit");
-        Ok(info(name, &snapshot))
+        Ok((info(name, &snapshot), cost))
     }
 
     /// All snapshots, by name.

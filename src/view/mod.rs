@@ -208,6 +208,27 @@ impl View {
         paths
     }
 
+    /// How many files of the open layer are open for writing now, and how large they
+    /// are together. Once the layer is sealed each has to be copied before it can be
+    /// written again.
+    pub fn being_written(&self) -> (usize, u64) {
+        let generation = self.state.read().generation;
+        let mut inodes: Vec<Ino> = self
+            .handles
+            .iter()
+            .filter(|handle| {
+                let inner = handle.node.inner.read();
+                let here = matches!(inner.here, Here::Upper { .. });
+                handle.writable && here && inner.generation == generation
+            })
+            .map(|handle| handle.node.ino)
+            .collect();
+        inodes.sort_unstable();
+        inodes.dedup();
+        let sizes = inodes.iter().filter_map(|ino| self.getattr(*ino).ok());
+        (inodes.len(), sizes.map(|attr| attr.size).sum())
+    }
+
     /// The inodes that are open for writing now, and so may be mapped: the
     /// kernel may hold changes of them that it has not told yet.
     pub fn writable(&self) -> Vec<Ino> {

@@ -71,6 +71,16 @@ fn it_keeps_its_files_open_across_merges_and_snapshots() {
         is "$(cat "$W/log")" "$(printf 'first\nline 1\nline 2\nline 3')"
         tell 'files["gone"].seek(0)'
         is "$(tell 'files["gone"].read()')" 123
+        # What it takes to seal under a writer is told, and nothing where nothing was written.
+        tell 'write("log", "more\n")'
+        "$H" step begin open | grep -q '^sealed under 1 file open for writing: requests were held for [0-9.]* ms; 32 B will'
+        "$H" step discard open
+        is "$("$H" snapshot create clean)" ''
+        tell 'write("log", "more\n")'
+        "$H" snapshot create dirty --json | grep -A 4 '"sealed": {' | grep -q '"files": 1'
+        tell 'write("log", "more\n")'
+        "$H" step run told -- true 2>&1 | grep -q '^harness-fs: sealed under 1 file open'
+        is "$(tail -n 1 "$W/log")" more
         # What it has open for writing is not changed under it.
         code 121 "$H" step run rude -- sh -c 'echo no >log'
         "$H" step discard rude

@@ -113,7 +113,7 @@ fn a_step_can_have_a_path_for_itself_whatever_its_mode() {
             rig.stage.locked_paths(&[]).len(),
             usize::from(mode == SharingMode::Locked)
         );
-        let view = rig.stage.begin_with("s", &Start::Stage, &m2).unwrap();
+        let view = rig.stage.begin_with("s", &Start::Stage, &m2).unwrap().0;
         assert!(view.live.is_empty(), "{mode}");
         assert!(rig.stage.locked_paths_of("s").is_empty(), "{mode}");
         rig.run("s", WORK);

@@ -99,10 +99,13 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         private: arguments.private.clone(),
     });
     let who = (arguments.step.as_str(), turn::PRIVATE);
-    let (view, others) = match turn::ask(&mut client, &request, who, place)? {
-        Reply::Entered { view, others, .. } => (view, others),
+    let (view, others, said) = match turn::ask(&mut client, &request, who, place)? {
+        Reply::Entered { view, others, note } => (view, others, note),
         other => return Err(unexpected(other, false)),
     };
+    if !said.is_empty() {
+        note(&said);
+    }
     if !others.is_empty() {
         note(&format!(
             "step '{}' runs at the same time as {} without being in a group with it: each is merged \

@@ -58,7 +58,7 @@ Example:
   harness-fs export built --to /tmp/built     # an OCI image layout
   harness-fs unmount                          # the directories are as they were
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot, group, layer or path, \
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no such stage, step, snapshot, group, slot, layer or path, \
 4 conflict, 5 the daemon is gone. `step run`, `exec`, `shell` and `background` give the command's own.";
 
 #[derive(Debug, Subcommand)]

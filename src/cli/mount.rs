@@ -15,10 +15,13 @@ use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
 use crate::merge::{SharingMode, SuffixPattern};
-use crate::stage::{KEEP, Options, PolicyRule, State, bind, mapped};
+use crate::stage::{KEEP, Options, PolicyRule, Slot, State, bind, mapped};
 use crate::sys::location::lies_in;
 use crate::sys::{mount, mountinfo};
 use crate::tree::shown::shown;
+
+/// Where slots are, if nothing else is said.
+const SLOTS: &str = "/run/harness-fs";
 
 /// Make a stage of the workspace and the shared paths.
 ///
@@ -68,10 +71,16 @@ pub struct Arguments {
     /// junit.lint.xml of junit.xml [default: {path}.{step}]
     #[arg(long, value_name = "PATTERN")]
     keep_both_as: Option<SuffixPattern>,
+    /// A slot, in which containers of their own see the steps of `step begin --slot NAME`, one after
+    /// another: in DIR is a place for each mapped path (DIR/harness, DIR/root/.m2), to be bound to
+    /// that path in the container, as rslave, before a step begins. May be repeated
+    /// [default DIR: /run/harness-fs/STAGE/NAME]
+    #[arg(long, value_name = "NAME[=DIR]", value_parser = slot)]
+    slot: Vec<(String, Option<PathBuf>)>,
     /// Bring back a stage whose state was kept, with the options it had; where it logs is said anew.
     #[arg(long, conflicts_with_all = [
-        "workspace", "shared_path", "sharing", "from", "policy", "keep", "keep_both_as", "no_passthrough", "durable",
-        "resume_if_kept",
+        "workspace", "shared_path", "sharing", "from", "policy", "keep", "keep_both_as", "slot", "no_passthrough",
+        "durable", "resume_if_kept",
     ])]
     resume: bool,
     /// Bring back a stage whose state was kept, which must have been mounted with the same options;
@@ -230,6 +239,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         keep: arguments.keep,
         keep_both_as: arguments.keep_both_as.clone().unwrap_or_default(),
         sharing,
+        slots: slots(&arguments.slot, place)?,
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));
@@ -256,6 +266,35 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
             kept.join(", ")
         ),
     ))
+}
+
+/// Reads `NAME` or `NAME=DIR`.
+fn slot(text: &str) -> Result<(String, Option<PathBuf>), String> {
+    let (name, dir) = match text.split_once('=') {
+        Some((_, "")) => return Err("no directory after '='".to_owned()),
+        Some((name, dir)) => (name, Some(PathBuf::from(dir))),
+        None => (text, None),
+    };
+    Ok((name.to_owned(), dir))
+}
+
+/// The slots with their directories as they really are, for mounts are listed by that.
+fn slots(given: &[(String, Option<PathBuf>)], place: &Place) -> Result<Vec<Slot>, Trouble> {
+    let usual = Path::new(SLOTS).join(place.label.trim_start_matches('/').replace('/', "-"));
+    let slot = |(name, dir): &(String, Option<PathBuf>)| {
+        // A bad name is told of later; it is no path here.
+        let dir = match dir {
+            Some(dir) => absolute(dir)?,
+            None => usual.join(name.replace('/', "-")),
+        };
+        let settled = target::settle(&dir);
+        let dir = settled.map_err(|error| Trouble::new(2, format!("--slot {name}: {error}")))?;
+        Ok(Slot {
+            name: name.clone(),
+            dir,
+        })
+    };
+    given.iter().map(slot).collect()
 }
 
 /// What the variable says, as clap reads one of a flag.
@@ -307,7 +346,12 @@ fn foreground(config: &Config, place: &Place, json: bool) -> Result<u8, Trouble>
 fn tell(ready: &Ready, place: &Place, json: bool) -> Result<u8, Trouble> {
     match ready {
         Ready::No { code, message } => Err(Trouble::new(*code, message.clone())),
-        Ready::Yes { mapped, notes, pid } => {
+        Ready::Yes {
+            mapped,
+            slots,
+            notes,
+            pid,
+        } => {
             for text in notes {
                 note(text);
             }
@@ -316,6 +360,9 @@ fn tell(ready: &Ready, place: &Place, json: bool) -> Result<u8, Trouble> {
                     "stage": place.label,
                     "state_dir": shown(&place.state_dir),
                     "mapped": mapped.iter().map(|path| shown(path)).collect::<Vec<_>>(),
+                    "slots": slots.iter().map(|slot| {
+                        json!({ "name": slot.name, "dir": shown(&slot.dir) })
+                    }).collect::<Vec<_>>(),
                     "notes": notes,
                     "daemon": { "pid": pid },
                 }))?;
@@ -326,6 +373,9 @@ fn tell(ready: &Ready, place: &Place, json: bool) -> Result<u8, Trouble> {
                     paths.join(", "),
                     place.label
                 ))?;
+                for slot in slots {
+                    print(&format!("slot {}: {}", slot.name, shown(&slot.dir)))?;
+                }
             }
             Ok(0)
         }

@@ -11,6 +11,7 @@ use crate::control::{Client, Problem, Reply, Request, STAGE_FILE, not_resumable}
 use crate::daemon::{self, StateLock};
 use crate::error::Context;
 use crate::export::{self, target};
+use crate::stage::slots;
 use crate::tree::shown::shown;
 
 /// End the stage: its steps, views, mounts and state.
@@ -186,6 +187,7 @@ fn forget(place: &Place, json: bool) -> Result<u8, Trouble> {
     if applied.is_none() {
         daemon::remove_state(dir)?;
     }
+    slots::close(&place.label)?;
     drop(lock);
     if json {
         print_json(&json!({ "ended": report, "applied": applied }))?;

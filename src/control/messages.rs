@@ -196,6 +196,9 @@ pub enum Request {
         /// Shared paths that it has for itself, whatever their mode.
         #[serde(default)]
         private: Vec<PathBuf>,
+        /// The slot that containers see it in.
+        #[serde(default)]
+        slot: Option<String>,
     },
     /// Forget what an open step did, and begin it once more on the state that it began on.
     StepReset {

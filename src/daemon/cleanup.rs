@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::stage::{VIEWS, stage_mount, survivors};
+use crate::stage::survivors::{self, Guests};
+use crate::stage::{VIEWS, slots, stage_mount};
 use crate::sys::connection::Abort;
 use crate::sys::mount;
 use crate::sys::mountinfo::{self, Mount};
@@ -14,7 +15,9 @@ use crate::sys::mountinfo::{self, Mount};
 const GRACE: Duration = Duration::from_secs(1);
 
 /// Aborts the connections of a stage whose daemon is gone, ends the processes of
-/// its steps, and unmounts all its mounts lazily. Returns where they were.
+/// its steps, and unmounts all its mounts lazily. Returns where they were. Its
+/// slots stay, for the containers that have them bound see what `mount --resume`
+/// brings.
 ///
 /// # Errors
 /// As read(2) on the list of mounts, and umount2(2); every mount is tried.
@@ -25,6 +28,20 @@ pub fn clean(state_dir: &Path, label: &str) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     abort(&left);
+    // First: a container must not pass for a part of the step that it shows.
+    let slots = mounts.iter().filter(|mount| slots::is_slot(mount));
+    let slots: Vec<&Mount> = slots.collect();
+    let in_slot = |mount: &&&Mount| {
+        let mut slots = slots.iter();
+        slots.any(|slot| mountinfo::is_below(mount, &slot.at))
+    };
+    let shown = left.iter().filter(in_slot).map(|mount| mount.at.clone());
+    let shown: Vec<PathBuf> = shown.collect();
+    let guests = Guests::of(&shown).unwrap_or_default();
+    for at in shown.iter().rev() {
+        // What is left there is tried again below.
+        let _ = mount::detach(at);
+    }
     // Who was in a step finds nothing there any more, but files that the kernel
     // serves by itself can still be written: in a layer that is soon sealed.
     let stage_view = stage_mount(state_dir);
@@ -33,7 +50,7 @@ pub fn clean(state_dir: &Path, label: &str) -> Result<Vec<PathBuf>> {
         mountinfo::is_below(mount, &state_dir.join(VIEWS)) && mount.at != stage_view
     });
     let views: Vec<PathBuf> = steps.map(|mount| mount.at.clone()).collect();
-    match survivors::end(&views, GRACE) {
+    match survivors::end_in_containers(&views, &guests, GRACE) {
         Ok(ended) => ended
             .iter()
             .for_each(|one| log::info!("ended with its step: {one}")),

@@ -10,7 +10,8 @@ use super::requests::Requests;
 use crate::control::STAGE_FILE;
 use crate::error::{Error, Result};
 use crate::export::{self, ApplyReport, InPlace};
-use crate::stage::{EndReport, Failure, Phase, Stage, bind, occupants, survivors};
+use crate::stage::survivors::{self, Guests};
+use crate::stage::{EndReport, Failure, Phase, Stage, bind, occupants, slots};
 
 /// Why a stage was not ended.
 #[derive(Debug)]
@@ -70,8 +71,12 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         return Err(NotEnded::ByOther);
     }
     let running = requests.steps.cut_off();
+    let guests = match requests.stage() {
+        Ok(stage) => leave_slots(&stage),
+        Err(_) => Guests::default(),
+    };
     // Their commands first: whoever runs one waits for it, and then puts its step away.
-    end_commands(requests, how.grace);
+    end_commands(requests, &guests, how.grace);
     // Then what they may have used.
     let end_background = |stage: &Stage| background::end_with_stage(stage, how.grace);
     let mut background = requests
@@ -80,12 +85,16 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
     requests.steps.wait_for_runs(how.grace);
     let Some(stage) = requests.stage.take(how.patience) else {
         requests.stop_ending();
+        if let Ok(stage) = requests.stage() {
+            stage.return_to_slots(&open_steps(&stage));
+        }
         let text = "requests to the stage are still in progress; try again when they have ended";
         let error = Error::new(Errno::EBUSY, text);
         return Err(NotEnded::Failed(error.into()));
     };
     // Steps that were just beginning, and those whose command lines do not go on.
-    end_commands(requests, how.grace);
+    let guests = leave_slots(&stage);
+    end_commands(requests, &guests, how.grace);
     for step in end_background(&stage) {
         if !background.contains(&step) {
             background.push(step);
@@ -104,6 +113,7 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
         Some(Err(failure)) => {
             match cover_again(&stage, mapped) {
                 Ok(()) => {
+                    stage.return_to_slots(&open_steps(&stage));
                     requests.stage.give_back(stage);
                     requests.stop_ending();
                 }
@@ -140,9 +150,24 @@ pub fn end(requests: &Requests, how: How) -> Result<(EndReport, Option<ApplyRepo
     Ok((report, applied))
 }
 
+/// Takes all steps out of their slots; returns the containers that saw them.
+fn leave_slots(stage: &Stage) -> Guests {
+    let left = stage.leave_slots(&open_steps(stage));
+    left.unwrap_or_else(|error| {
+        log::warn!("{error}");
+        Guests::default()
+    })
+}
+
+fn open_steps(stage: &Stage) -> Vec<String> {
+    let steps = stage.steps().into_iter();
+    let open = steps.filter(|step| step.state == Phase::Open);
+    open.map(|step| step.name).collect()
+}
+
 /// Ends what runs in steps.
-fn end_commands(requests: &Requests, grace: Duration) {
-    match survivors::end(&requests.views(), grace) {
+fn end_commands(requests: &Requests, guests: &Guests, grace: Duration) {
+    match survivors::end_in_containers(&requests.views(), guests, grace) {
         Ok(ended) if ended.is_empty() => {}
         Ok(ended) => log::info!("{}", survivors::sentence(&ended).unwrap_or_default()),
         Err(error) => log::warn!("{error}"),
@@ -242,6 +267,7 @@ pub fn finish_apply(state_dir: &Path, label: &str) -> Result<Option<ApplyReport>
     let report = export::finish(state_dir)?;
     if report.is_some() {
         super::remove_state(state_dir)?;
+        slots::close(label)?;
     }
     Ok(report)
 }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stage::Slot;
+
 /// The one line that a daemon writes when it is ready, or cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ready {
@@ -14,6 +16,8 @@ pub enum Ready {
         /// The mapped paths.
         #[serde(with = "crate::tree::shown::all")]
         mapped: Vec<PathBuf>,
+        /// The slots.
+        slots: Vec<Slot>,
         /// What the user should know.
         notes: Vec<String>,
         /// The process that serves it.

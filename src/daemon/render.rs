@@ -158,8 +158,10 @@ pub fn steps(steps: &[StepInfo]) -> String {
             Phase::Kept => "kept",
         };
         let group = step.group.as_ref().map(|group| format!("group {group}"));
+        let slot = step.slot.as_ref().filter(|_| step.state == Phase::Open);
+        let slot = slot.map(|slot| format!("slot {slot}"));
         let pid = step.pid.map(|pid| format!("pid {pid}"));
-        let more = [group, step.reason.clone(), pid];
+        let more = [group, slot, step.reason.clone(), pid];
         let more: Vec<String> = more.into_iter().flatten().collect();
         [
             step.name.clone(),
@@ -405,6 +407,7 @@ pub fn status(status: &Status, uptime: u64, waits: &[Waiting]) -> String {
     let kept_no_more = made_way(status.keep, &status.made_way);
     let steps = steps(&status.steps) + &waiting(waits) + &kept_no_more;
     section(&mut text, "steps", steps);
+    section(&mut text, "slots", slots(status));
     section(&mut text, "groups", groups(status));
     section(&mut text, "layers", layers(status));
     section(&mut text, "snapshots", snapshots(&status.snapshots));
@@ -439,6 +442,17 @@ fn views(status: &Status) -> String {
             requests,
             oldest.unwrap_or_default(),
         ]
+    });
+    table(rows)
+}
+
+fn slots(status: &Status) -> String {
+    let rows = status.slots.iter().map(|slot| {
+        let step = match &slot.step {
+            Some(step) => format!("step {step}"),
+            None => "free".to_owned(),
+        };
+        [slot.name.clone(), shown(&slot.dir).into_owned(), step]
     });
     table(rows)
 }

@@ -17,7 +17,7 @@ use crate::control::{
 };
 use crate::error::Error;
 use crate::export::{self, ApplyReport, ExportOptions, Wanted, target};
-use crate::stage::{Failure, Overrides, Stage};
+use crate::stage::{Beginning, Failure, Overrides, Stage};
 use crate::sys::location::lies_in;
 use crate::sys::mountinfo;
 use crate::tree::shown::shown;
@@ -277,9 +277,14 @@ impl Requests {
                 like,
                 after,
                 private,
+                slot,
             } => {
-                let start = super::steps::start(like, after)?;
-                super::steps::begin(self, &step, (&start, &private), tied, connection)
+                let beginning = Beginning {
+                    start: super::steps::start(like, after)?,
+                    private,
+                    slot,
+                };
+                super::steps::begin(self, &step, &beginning, tied, connection)
             }
             Request::StepReset { step, grace_ms } => {
                 super::steps::reset(self, &step, Duration::from_millis(grace_ms))

@@ -118,6 +118,7 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
     let started = start::start(config, wanted)?;
     let ready = Ready::Yes {
         mapped: started.mapped.clone(),
+        slots: started.slots.clone(),
         notes: started.notes.clone(),
         pid: nix::unistd::getpid().as_raw(),
     };

@@ -13,7 +13,9 @@ use crate::error::{Context, Error, Result};
 use crate::export::{self, Destination};
 use crate::fuse::FuseSessions;
 use crate::layer::{Inos, TREE};
-use crate::stage::{Failure, Options, Sessions, Stage, State, bind, make_state_dir, mapped};
+use crate::stage::{
+    Failure, Options, Sessions, Slot, Stage, State, bind, make_state_dir, mapped, slots,
+};
 use crate::sys::at;
 use crate::sys::made::Made;
 use crate::tree::Kind;
@@ -28,6 +30,8 @@ pub struct Started {
     pub stage: Stage,
     /// Its mapped paths.
     pub mapped: Vec<PathBuf>,
+    /// Its slots.
+    pub slots: Vec<Slot>,
     /// What the user should know.
     pub notes: Vec<String>,
     /// What was made for it outside of its state.
@@ -50,6 +54,7 @@ pub fn start(config: &Config, wanted: &Wanted<'_>) -> Result<Started, Failure> {
             let state = State::read(dir)?;
             let options = state.options;
             let paths = resolve(&options, dir)?.paths;
+            slots::check(&options.slots, &paths, dir)?;
             let notes = bind::check(&paths, &config.own_processes)?;
             let kinds = kinds(dir, &state.stack, &paths, &options.single_files)?;
             let made = bind::create_missing(&paths, &kinds)?;
@@ -65,7 +70,7 @@ pub fn start(config: &Config, wanted: &Wanted<'_>) -> Result<Started, Failure> {
 
 impl Started {
     fn with_notes(mut self, more: [Vec<String>; 2]) -> Started {
-        self.notes = more.concat();
+        self.notes.splice(..0, more.concat());
         self
     }
 }
@@ -95,6 +100,7 @@ fn new(
         mapped: resolved.paths.clone(),
         ..options.clone()
     };
+    slots::check(&options.slots, &options.mapped, dir)?;
     let notes = bind::check(&options.mapped, &config.own_processes)?;
     let imported = import(from, dir, &options.mapped, wanted);
     // Where it was stopped is nobody's business.
@@ -150,15 +156,24 @@ fn sessions(options: &Options, config: &Config) -> Arc<dyn Sessions> {
     Arc::new(FuseSessions::new(options, source))
 }
 
-fn mount(stage: Stage, mapped: Vec<PathBuf>, keep: bool, made: Made) -> Result<Started, Failure> {
-    let mounted = stage
-        .open_stage_view()
-        .and_then(|view| Ok(bind::bind_mapped(&view, &mapped)?));
+fn mount(
+    stage: Stage,
+    mapped: Vec<PathBuf>,
+    keep: bool,
+    mut made: Made,
+) -> Result<Started, Failure> {
+    let options = stage.options();
+    let mounted = slots::open(&options, &mut made).and_then(|notes| {
+        let view = stage.open_stage_view()?;
+        bind::bind_mapped(&view, &mapped)?;
+        Ok(notes)
+    });
     match mounted {
-        Ok(()) => Ok(Started {
+        Ok(notes) => Ok(Started {
             stage,
             mapped,
-            notes: Vec::new(),
+            slots: options.slots,
+            notes,
             made,
         }),
         Err(failure) => {

@@ -16,8 +16,8 @@ use crate::control::{Connection, Ended, OfOne, OnFailure, Outcome, Reply, RunReq
 use crate::error::Error;
 use crate::stage::survivors::{self, Survivor};
 use crate::stage::{
-    ConflictReport, Failure, GroupState, IfOneFails, MemberOutcome, MergeReport, Overrides, Stage,
-    Start,
+    Beginning, ConflictReport, Failure, GroupState, IfOneFails, MemberOutcome, MergeReport,
+    Overrides, Stage, Start,
 };
 
 /// A view for a command that the client runs; when it has ended, or the client
@@ -37,7 +37,11 @@ pub fn run(
     let (view, others, cost) = {
         let stage = requests.stage_to_enter()?;
         over = check_group(&stage, &mut run)?;
-        let (view, cost) = stage.begin_with(&run.step, &Start::Stage, &run.private)?;
+        let beginning = Beginning {
+            private: run.private.clone(),
+            ..Beginning::default()
+        };
+        let (view, cost) = stage.begin_with(&run.step, &beginning)?;
         let others = steps.beside(&run.step, run.group.as_ref());
         let known = Run {
             group: run.group.clone(),
@@ -462,18 +466,17 @@ pub fn start(like: Option<String>, after: Option<String>) -> Result<Start, Failu
     }
 }
 
-/// Opens a step that others run commands in, on this state, with these shared paths
-/// for itself; one that is tied ends with its connection.
+/// Opens a step that others run commands in; one that is tied ends with its connection.
 pub fn begin(
     requests: &Requests,
     step: &str,
-    (start, private): (&Start, &[PathBuf]),
+    beginning: &Beginning,
     tied: bool,
     connection: &Connection,
 ) -> Result<Reply, Failure> {
-    let turn = in_turn(requests, step, private, connection)?;
+    let turn = in_turn(requests, step, &beginning.private, connection)?;
     let stage = requests.stage_to_enter()?;
-    let (view, cost) = stage.begin_with(step, start, private)?;
+    let (view, cost) = stage.begin_with(step, beginning)?;
     requests.steps.add(step, view.mount.clone(), None);
     if tied {
         requests.steps.tie(step, connection.id);
@@ -489,10 +492,12 @@ pub fn begin(
 pub fn reset(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
     let stage = requests.stage_to_enter()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
-    let ended = survivors::end(&views, grace)?;
+    let steps = [step.to_owned()];
+    let ended = end_left(&stage, &steps, &views, grace)?;
     let view = match stage.reset(step) {
         Ok(view) => view,
         Err(failure) => {
+            stage.return_to_slots(&steps);
             if stage.view_of(step).is_err() {
                 ended_by_hand(requests, step);
             }
@@ -513,7 +518,7 @@ pub fn left(requests: &Requests, connection: u64) {
             return;
         };
         log::warn!("step '{step}': the connection that it was tied to is gone");
-        let ended = survivors::end(&[view], GRACE_OF_LEFT);
+        let ended = end_left(&stage, std::slice::from_ref(&step), &[view], GRACE_OF_LEFT);
         if let Some(sentence) = ended.ok().as_deref().and_then(survivors::sentence) {
             log::info!("{sentence}");
         }
@@ -581,8 +586,11 @@ pub fn merge(
     for step in steps {
         views.extend(requests.steps.idle(step, true)?);
     }
-    let ended = survivors::end(&views, grace)?;
+    let ended = end_left(&stage, steps, &views, grace)?;
     let merged = stage.merge_each(steps, &overrides);
+    if merged.is_err() {
+        stage.return_to_slots(steps);
+    }
     if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
         steps.iter().for_each(|step| ended_by_hand(requests, step));
     }
@@ -603,11 +611,13 @@ pub fn seal(
 ) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
-    let ended = survivors::end(&views, grace)?;
+    let steps = [step.to_owned()];
+    let ended = end_left(&stage, &steps, &views, grace)?;
     let sealed = match only {
-        [] => stage.seal_step(step)?,
-        only => stage.seal_part(step, only)?,
+        [] => stage.seal_step(step),
+        only => stage.seal_part(step, only),
     };
+    let sealed = sealed.inspect_err(|_| stage.return_to_slots(&steps))?;
     // Nothing runs in it any more; a group that it is merged with may wait for
     // others to have their turn.
     requests.queue.forget(step);
@@ -626,25 +636,44 @@ pub fn keep(
 ) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
-    let ended = survivors::end(&views, grace)?;
-    let kept = stage.put_aside(step, exit.map(i32::from))?;
+    let steps = [step.to_owned()];
+    let ended = end_left(&stage, &steps, &views, grace)?;
+    let kept = stage.put_aside(step, exit.map(i32::from));
+    let kept = kept.inspect_err(|_| stage.return_to_slots(&steps))?;
     ended_by_hand(requests, step);
     let text = with_survivors(&ended, &render::kept(&kept));
     let mut data = serde_json::to_value(&kept).map_err(Error::from)?;
     data["survivors"] = json!(ended);
-    with_groups(&stage, &[step.to_owned()], text, data)
+    with_groups(&stage, &steps, text, data)
 }
 
 /// Ends what is left in a step and forgets it.
 pub fn discard(requests: &Requests, step: &str, grace: Duration) -> Result<Reply, Failure> {
     let stage = requests.stage()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, false)?.into_iter().collect();
-    let ended = survivors::end(&views, grace)?;
+    let steps = [step.to_owned()];
+    let ended = end_left(&stage, &steps, &views, grace)?;
     stage.discard(step)?;
     ended_by_hand(requests, step);
     let text = with_survivors(&ended, "");
     let data = json!({ "survivors": ended });
-    with_groups(&stage, &[step.to_owned()], text, data)
+    with_groups(&stage, &steps, text, data)
+}
+
+/// Takes open steps out of their slots, and ends what is left in them.
+fn end_left(
+    stage: &Stage,
+    steps: &[String],
+    views: &[PathBuf],
+    grace: Duration,
+) -> Result<Vec<Survivor>, Failure> {
+    // First: a container that lives on must not pass for a part of the step.
+    let guests = stage.leave_slots(steps)?;
+    let ended = survivors::end_in_containers(views, &guests, grace);
+    if ended.is_err() {
+        stage.return_to_slots(steps);
+    }
+    Ok(ended?)
 }
 
 /// A step of `step begin` has come to its end, and so has its turn.

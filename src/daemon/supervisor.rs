@@ -22,6 +22,7 @@ use super::{
 };
 use crate::control::STAGE_FILE;
 use crate::error::{Context, Error, Result};
+use crate::stage::slots;
 
 /// From a request to end until the server is killed; all is over in 10 seconds.
 const PATIENCE: Duration = Duration::from_secs(9);
@@ -267,6 +268,7 @@ fn finish_removal(config: &Config) {
     }
     // Not below another server, which may have outlived its supervisor.
     let swept = StateLock::of_server(dir).and_then(|_server| {
+        slots::close(&config.label)?;
         remove_own(dir)?;
         super::forget_files(dir);
         Ok(())
@@ -298,7 +300,7 @@ fn forget_failed_start(config: &Config, before: &Before) {
     if matches!(config.start, Start::Resume) || dir.join(STAGE_FILE).exists() {
         return;
     }
-    if let Err(error) = remove_own(dir) {
+    if let Err(error) = slots::close(&config.label).and_then(|()| remove_own(dir)) {
         log::warn!("{error}");
     }
     for file in super::own_files(dir) {

@@ -96,6 +96,7 @@ impl Stage {
             exit: None,
             reason: None,
             pid: Some(known.pid),
+            slot: None,
         })
         .collect()
     }

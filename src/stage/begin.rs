@@ -9,7 +9,7 @@ use super::groups::{group_base, group_of, member_begins};
 use super::head::SealCost;
 use super::state::{Phase, State, StepState, now};
 use super::steps::{StepView, in_use, known_step};
-use super::{Failure, Running, Stage, names, recover};
+use super::{Failure, Running, Stage, bind, names, recover};
 use crate::error::Context;
 use crate::layer::OpenLayer;
 use crate::view::View;
@@ -29,6 +29,18 @@ pub enum Start {
     After(String),
 }
 
+/// How a step begins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beginning {
+    /// On which state.
+    pub start: Start,
+    /// Shared paths that it has for itself, whatever their mode: what it changes
+    /// there is dropped.
+    pub private: Vec<PathBuf>,
+    /// The slot in which containers see it.
+    pub slot: Option<String>,
+}
+
 impl Stage {
     /// Opens a view for a step, of the stage as it is now; see [`Start::Stage`]. The
     /// name may be one whose step was merged or discarded.
@@ -38,30 +50,30 @@ impl Stage {
     /// was aborted, else what sealing the head, the disk or mounting reports; then
     /// there is no such step.
     pub fn begin(&self, step: &str) -> Result<StepView, Failure> {
-        let begun = self.begin_with(step, &Start::Stage, &[]);
+        let begun = self.begin_with(step, &Beginning::default());
         begun.map(|(view, _)| view)
     }
 
-    /// The same, on a state of choice, for a step that has some shared paths for
-    /// itself, whatever their mode: what it changes there is dropped. Also what it
-    /// took to seal the head, if somebody was writing.
+    /// The same, as it is asked for. Also what it took to seal the head, if somebody
+    /// was writing.
     ///
     /// # Errors
     /// As [`Stage::begin`] and [`Stage::private_paths`]; [`Failure::NotFound`] without
-    /// the other step, and [`Failure::Usage`] if that is open where it should have
-    /// ended, or its state is no part of the stage any more.
+    /// the other step or the slot, and [`Failure::Usage`] if that step is open where
+    /// it should have ended, if its state is no part of the stage any more, or if
+    /// another step is in the slot.
     pub fn begin_with(
         &self,
         step: &str,
-        start: &Start,
-        private: &[PathBuf],
+        beginning: &Beginning,
     ) -> Result<(StepView, Option<SealCost>), Failure> {
-        let private = self.private_paths(private)?;
+        let private = self.private_paths(&beginning.private)?;
         let _life = self.life.lock();
         self.check_free(step)?;
+        let slot = self.slot_for(step, beginning.slot.as_deref())?;
         let of_group = group_base(&self.state.lock(), step);
         let mut cost = None;
-        let base = match (start, of_group) {
+        let base = match (&beginning.start, of_group) {
             (Start::Stage, Some(base)) => base,
             (Start::Stage, None) => {
                 cost = self.seal_dirty_head()?;
@@ -70,7 +82,7 @@ impl Stage {
             (Start::Like(other), _) => self.base_of(other)?,
             (Start::After(other), _) => self.left_by(other)?,
         };
-        Ok((self.begin_on(step, base, private)?, cost))
+        Ok((self.begin_on(step, base, private, slot)?, cost))
     }
 
     /// Forgets what an open step did, and begins it once more on the state that it
@@ -90,9 +102,10 @@ impl Stage {
             return Err(Failure::Usage(text));
         }
         let base = self.base_of(step)?;
+        let slot = self.slot_for(step, known.slot.as_deref())?;
         self.drop_view(step)?;
         recover::remove_view(&self.view_dir(step));
-        let begun = self.begin_on(step, base, known.private);
+        let begun = self.begin_on(step, base, known.private, slot);
         if begun.is_err() {
             self.drop_step(step)?;
         }
@@ -142,10 +155,11 @@ impl Stage {
         step: &str,
         base: Vec<String>,
         private: Vec<PathBuf>,
+        slot: Option<(String, Vec<PathBuf>)>,
     ) -> Result<StepView, Failure> {
         let mut next = self.state.lock().clone();
         let dir = self.view_dir(step);
-        let made = self.open_view(step, &dir, (base, private), &mut next);
+        let made = self.open_view(step, &dir, (base, private), slot, &mut next);
         if made.is_err() {
             recover::remove_view(&dir);
         }
@@ -158,6 +172,7 @@ impl Stage {
         step: &str,
         dir: &Path,
         (base_stack, private): (Vec<String>, Vec<PathBuf>),
+        slot: Option<(String, Vec<PathBuf>)>,
         next: &mut State,
     ) -> Result<(), Failure> {
         let stack = self.stack_of(&base_stack)?;
@@ -167,6 +182,9 @@ impl Stage {
         let view = View::new(stack, open, self.inos.clone(), false)?;
         let session: Arc<dyn super::Session> =
             self.sessions.mount(view.clone(), &mount, step)?.into();
+        let (slot, shown_at) = slot.unzip();
+        let shown_at = shown_at.unwrap_or_default();
+        let live = next.options.live(&private);
         let started = StepState {
             state: Phase::Open,
             base_stack,
@@ -179,12 +197,18 @@ impl Stage {
             reason: None,
             kept_in: None,
             private,
+            slot,
         };
         next.steps.insert(step.to_owned(), started);
         next.gone.remove(step);
         member_begins(next, step);
-        if let Err(error) = self.commit(next) {
+        // Before the commit: a step that is there is to be seen in its slot.
+        let begun = self
+            .show_at(&mount, &live, &shown_at)
+            .and_then(|()| self.commit(next));
+        if let Err(error) = begun {
             session.abort();
+            bind::unbind(&shown_at)?;
             session.unmount()?;
             return Err(error.into());
         }
@@ -193,6 +217,7 @@ impl Stage {
             session: Some(session),
             mount,
             lent: None,
+            shown_at,
         };
         let mut all = self.running.lock();
         all.insert(step.to_owned(), Arc::new(running));

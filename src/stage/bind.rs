@@ -209,15 +209,28 @@ pub fn create_missing(mapped: &[PathBuf], kinds: &[Option<Kind>]) -> Result<Made
 }
 
 /// Binds the entries of a view's mount point, one per mapped path, over the
-/// mapped paths. When one fails, those before it are taken away again.
+/// mapped paths, or over their places in a slot. When one fails, those before it
+/// are taken away again.
 ///
 /// # Errors
 /// As open_tree(2) and move_mount(2).
 pub fn bind_mapped(view: &Path, mapped: &[PathBuf]) -> Result<()> {
-    let dir = File::open(view).context(|| view.display().to_string())?;
+    bind_each(|_| view, mapped)
+}
+
+/// [`bind_mapped`], each of its own view.
+///
+/// # Errors
+/// As [`bind_mapped`].
+pub fn bind_each<'a>(view: impl Fn(usize) -> &'a Path, mapped: &[PathBuf]) -> Result<()> {
     for (index, path) in mapped.iter().enumerate() {
-        let bound = mount::clone_mount(&dir, Path::new(&index.to_string()))
-            .context(|| format!("bind {}", path.display()))
+        let view = view(index);
+        let bound = File::open(view)
+            .context(|| view.display().to_string())
+            .and_then(|dir| {
+                mount::clone_mount(&dir, Path::new(&index.to_string()))
+                    .context(|| format!("bind {}", path.display()))
+            })
             .and_then(|tree| mount::attach(tree, path));
         if let Err(error) = bound {
             unbind(&mapped[..index])?;
@@ -232,6 +245,9 @@ pub fn bind_mapped(view: &Path, mapped: &[PathBuf]) -> Result<()> {
 /// # Errors
 /// As umount2(2); every path is tried.
 pub fn unbind(mapped: &[PathBuf]) -> Result<()> {
+    if mapped.is_empty() {
+        return Ok(());
+    }
     let mounts = mountinfo::own()?;
     let mut result = Ok(());
     for path in mapped.iter().rev() {

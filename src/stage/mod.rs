@@ -46,6 +46,7 @@ mod sessions;
 mod sharing;
 mod shell;
 mod since;
+pub mod slots;
 mod snapshots;
 mod state;
 mod status;
@@ -67,7 +68,7 @@ use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, mount};
 use crate::view::View;
 
-pub use begin::Start;
+pub use begin::{Beginning, Start};
 pub use blame::{BlameLine, Did};
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};
@@ -79,9 +80,11 @@ pub use merge::{MergeReport, Overrides};
 pub use rollback::RollbackReport;
 pub use sessions::{Invalidation, Session, Sessions};
 pub use shell::Shell;
+pub use slots::SlotInfo;
 pub use snapshots::{RestoreReport, SnapshotInfo};
 pub use state::{
-    Ended as MemberEnded, GroupState, IfOneFails, KEEP, Options, Phase, PolicyRule, State, boot_id,
+    Ended as MemberEnded, GroupState, IfOneFails, KEEP, Options, Phase, PolicyRule, Slot, State,
+    boot_id,
 };
 pub use status::{LayerInfo, Status, StepInfo, StepKind, ViewInfo};
 pub use steps::{SealedStep, StepView};
@@ -109,6 +112,8 @@ struct Running {
     mount: PathBuf,
     /// Of a view that `step shell` has, the layers that are lent to it.
     lent: Option<Vec<String>>,
+    /// The places of a slot, in the order of the mapped paths, where it is shown too.
+    shown_at: Vec<PathBuf>,
 }
 
 /// One stage.
@@ -208,6 +213,7 @@ impl Stage {
             session: None,
             mount,
             lent: None,
+            shown_at: Vec::new(),
         };
         Ok(Stage {
             dir: dir.to_path_buf(),
@@ -248,6 +254,7 @@ impl Stage {
             session: Some(session.into()),
             mount: running.mount.clone(),
             lent: None,
+            shown_at: Vec::new(),
         };
         let mut all = self.running.lock();
         all.insert(STAGE_VIEW.to_owned(), Arc::new(mounted));

@@ -126,6 +126,29 @@ pub fn writers(ino: Ino) -> Vec<(i32, String)> {
     all.map(|pid| (pid, name(pid))).collect()
 }
 
+/// Whether a process has something open that lies on one of these mounts of these
+/// devices, also where they are mounted nowhere any more.
+pub fn has_open(process: &str, mounts: &[u64], devices: &[String]) -> bool {
+    let descriptors = std::fs::read_dir(format!("/proc/{process}/fd"));
+    descriptors.into_iter().flatten().flatten().any(|open| {
+        let number = open.file_name();
+        let mount = fdinfo(process, &number.to_string_lossy(), "mnt_id:");
+        // Numbers of mounts that are gone are given to others.
+        mount.is_some_and(|id| id.parse().is_ok_and(|id| mounts.contains(&id)))
+            && cached::lies(&open.path()).is_ok_and(|lies| devices.contains(&lies.device))
+    })
+}
+
+/// Whether a process has files of one of these devices mapped.
+pub fn maps(process: &str, devices: &[String]) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+    // address perms offset dev inode path (proc_pid_maps(5))
+    let mut mapped = maps
+        .lines()
+        .filter_map(|line| decimal(line.split_ascii_whitespace().nth(3)?));
+    mapped.any(|device| devices.contains(&device))
+}
+
 /// The numbers of all processes.
 pub fn processes() -> Vec<i32> {
     let Ok(entries) = std::fs::read_dir("/proc") else {

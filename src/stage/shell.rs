@@ -83,6 +83,7 @@ impl Stage {
             session: Some(session),
             mount,
             lent: None,
+            shown_at: Vec::new(),
         })
     }
 

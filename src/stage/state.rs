@@ -48,6 +48,8 @@ pub struct Options {
     pub keep_both_as: SuffixPattern,
     /// How steps share a mapped path, where that is not by merging.
     pub sharing: BTreeMap<PathBuf, SharingMode>,
+    /// Where containers of their own get to see steps.
+    pub slots: Vec<Slot>,
 }
 
 impl Default for Options {
@@ -62,7 +64,26 @@ impl Default for Options {
             keep: KEEP,
             keep_both_as: SuffixPattern::default(),
             sharing: BTreeMap::new(),
+            slots: Vec::new(),
         }
+    }
+}
+
+/// A directory in which containers see the view of the step that is in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slot {
+    /// Its name.
+    pub name: String,
+    /// The directory, absolute and without symbolic links. In it, each mapped
+    /// path has its place below its own name.
+    pub dir: PathBuf,
+}
+
+impl Slot {
+    /// The places of the mapped paths in it.
+    pub fn places(&self, mapped: &[PathBuf]) -> Vec<PathBuf> {
+        let place = |path: &PathBuf| self.dir.join(path.strip_prefix("/").unwrap_or(path));
+        mapped.iter().map(place).collect()
     }
 }
 
@@ -121,6 +142,9 @@ pub struct StepState {
     /// Shared paths that it has for itself, whatever their mode.
     #[serde(default)]
     pub private: Vec<PathBuf>,
+    /// The slot that it was begun in.
+    #[serde(default)]
+    pub slot: Option<String>,
 }
 
 /// A name for a stack.

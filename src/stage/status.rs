@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::kept::made_way;
 use super::merge::MERGED;
 use super::state::{GroupState, Phase, State};
-use super::{Session, SnapshotInfo, Stage};
+use super::{Session, SlotInfo, SnapshotInfo, Stage, slots};
 use crate::merge::SharingMode;
 use crate::tree::shown;
 
@@ -46,6 +46,8 @@ pub struct StepInfo {
     pub reason: Option<String>,
     /// The command line that runs a background step.
     pub pid: Option<i32>,
+    /// The slot that it was begun in.
+    pub slot: Option<String>,
 }
 
 /// A view that is open.
@@ -106,6 +108,8 @@ pub struct Status {
     pub views: Vec<ViewInfo>,
     /// Steps that are open, wait to be merged, or are kept.
     pub steps: Vec<StepInfo>,
+    /// The slots, in the order they were given.
+    pub slots: Vec<SlotInfo>,
     /// How many layers of failed steps are kept.
     pub keep: u32,
     /// Steps whose layers were discarded to make way for later ones.
@@ -174,6 +178,7 @@ impl Stage {
             durable: state.options.durable,
             views,
             steps: [steps(&state), self.background_steps()].concat(),
+            slots: slots::infos(&state),
             keep: state.options.keep,
             made_way: made_way(&state),
             groups: state.groups.clone(),
@@ -249,6 +254,7 @@ fn steps(state: &State) -> Vec<StepInfo> {
         exit: step.exit,
         reason: step.reason.clone(),
         pid: None,
+        slot: step.slot.clone(),
     })
     .collect()
 }

@@ -12,7 +12,7 @@ use super::journal::Record;
 use super::names::STAGE_VIEW;
 use super::sharing::drop_unmerged;
 use super::state::{Phase, State, StepState, now};
-use super::{Failure, Stage, failpoint, occupants, recover, reserve};
+use super::{Failure, Stage, bind, failpoint, occupants, recover, reserve};
 use crate::error::Result;
 use crate::layer::{Manifest, seal};
 use crate::sys::mount;
@@ -33,7 +33,7 @@ pub struct StepView {
     /// To be hidden inside the step.
     #[serde(with = "shown")]
     pub state_dir: PathBuf,
-    /// The mounts of all other views, to be detached inside the step.
+    /// The mounts of all other views, and the slots, to be detached inside the step.
     #[serde(with = "shown::all")]
     pub other_mounts: Vec<PathBuf>,
     /// The mapped paths that show the stage's own view in the step, not this one.
@@ -75,13 +75,15 @@ impl Stage {
             None => self.view_dir(view).join("mnt"),
         };
         let others = all.iter().filter(|(name, _)| *name != view);
+        let others = others.map(|(_, running)| running.mount.clone());
         let private = state.steps.get(step).map(|step| step.private.as_slice());
         StepView {
             name: step.to_owned(),
             mount,
             mapped: state.options.mapped.clone(),
             state_dir: self.dir.clone(),
-            other_mounts: others.map(|(_, running)| running.mount.clone()).collect(),
+            // With a slot goes what is mounted in it.
+            other_mounts: others.chain(Self::slot_dirs(state)).collect(),
             live: state.options.live(private.unwrap_or_default()),
             hidden_by: hiding(),
         }
@@ -189,6 +191,7 @@ impl Stage {
         let running = self.running(step)?;
         let mut notes = Vec::new();
         if let Some(session) = &running.session {
+            bind::unbind(&running.shown_at)?;
             session.unmount()?;
             self.remember_requests(session.as_ref());
             let held = running.view.part_from_writers(&session.held())?;
@@ -256,6 +259,7 @@ impl Stage {
         if let Some(running) = running {
             if let Some(session) = &running.session {
                 session.abort();
+                bind::unbind(&running.shown_at)?;
                 session.unmount()?;
                 self.remember_requests(session.as_ref());
             }

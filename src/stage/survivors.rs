@@ -97,22 +97,28 @@ fn is_marked(mount: &Mount, marks: &[String]) -> bool {
 /// As read(2) on this process's own mounts.
 pub fn find(views: &[PathBuf]) -> Result<Vec<i32>> {
     let own = mountinfo::own()?;
-    let mounted: Vec<&Mount> = own
-        .iter()
-        .filter(|mount| views.contains(&mount.at))
-        .collect();
+    let mounted = of_views(&own, views);
     if mounted.is_empty() {
         return Ok(Vec::new());
     }
     Ok(in_views(&mounted, occupants::processes()))
 }
 
+/// The mounts here that have the device of one that is mounted at such a place.
+fn of_views(own: &[Mount], at: &[PathBuf]) -> Vec<Mount> {
+    let views = own.iter().filter(|mount| at.contains(&mount.at));
+    let devices: Vec<&String> = views.map(|view| &view.device).collect();
+    let same = |mount: &&Mount| devices.contains(&&mount.device);
+    own.iter().filter(same).cloned().collect()
+}
+
 /// A process is in a view if its mount namespace has the view's device
-/// elsewhere than at the view's own mount point: whoever merely copied all
-/// mounts (`unshare -m`, a container about to start, the namespace of a sibling
-/// step in the making) has it there only and is none of ours. One that has put
-/// the view out of its mounts (`umount -l`) is in it while it stays there.
-fn in_views(views: &[&Mount], processes: Vec<i32>) -> Vec<i32> {
+/// elsewhere than this one has it (at the view's own mount point, and in a slot):
+/// whoever merely copied all mounts (`unshare -m`, a container about to start, the
+/// namespace of a sibling step in the making) has it there only and is none of
+/// ours. One that has put the view out of its mounts (`umount -l`) is in it while
+/// it stays there; so is one in a container that saw the view in a slot.
+fn in_views(views: &[Mount], processes: Vec<i32>) -> Vec<i32> {
     let own = occupants::mount_namespace("self");
     let mut known: HashMap<u64, Mounts> = HashMap::new();
     let inside = |pid: &i32| {
@@ -143,22 +149,87 @@ struct Mounts {
 }
 
 impl Mounts {
-    fn of(process: &str, views: &[&Mount]) -> Result<Mounts> {
+    fn of(process: &str, views: &[Mount]) -> Result<Mounts> {
         let all = mountinfo::of(process)?;
-        let shows = |mount: &Mount| {
-            let same = |view: &&Mount| view.device == mount.device && view.at != mount.at;
-            views.iter().any(same)
-        };
         Ok(Mounts {
-            show_a_view: all.iter().any(shows),
+            show_a_view: all.iter().any(|mount| shows(mount, views)),
             all,
         })
     }
 }
 
+/// Whether a mount of another namespace is none of those that it has copied.
+fn shows(mount: &Mount, views: &[Mount]) -> bool {
+    let mut same = views.iter().filter(|view| view.device == mount.device);
+    let first = same.next();
+    first.is_some_and(|first| first.at != mount.at && same.all(|other| other.at != mount.at))
+}
+
+/// The containers that see a view in a slot. When it is taken away there, what
+/// uses it goes on without: it is ended with the step, and the rest of the
+/// container lives on for the next one.
+#[derive(Debug, Default)]
+pub struct Guests {
+    devices: Vec<String>,
+    /// The mounts of views, by the mount namespace.
+    mounts: HashMap<u64, Vec<u64>>,
+}
+
+impl Guests {
+    /// Of the views that are mounted at these places of slots. Asked for before
+    /// they are taken away.
+    ///
+    /// # Errors
+    /// As read(2) on this process's own mounts.
+    pub fn of(places: &[PathBuf]) -> Result<Guests> {
+        let mut guests = Guests::default();
+        if places.is_empty() {
+            return Ok(guests);
+        }
+        let own = mountinfo::own()?;
+        let views = of_views(&own, places);
+        guests.devices = views.iter().map(|view| view.device.clone()).collect();
+        let inside = occupants::mount_namespace("self");
+        for pid in occupants::processes() {
+            let process = pid.to_string();
+            let namespace = occupants::mount_namespace(&process);
+            let Some(namespace) = namespace.filter(|found| Some(*found) != inside) else {
+                continue;
+            };
+            if let hash_map::Entry::Vacant(new) = guests.mounts.entry(namespace)
+                && let Ok(mounts) = mountinfo::of(&process)
+            {
+                let shown = mounts.iter().filter(|mount| shows(mount, &views));
+                new.insert(shown.map(|mount| mount.id).collect());
+            }
+        }
+        guests.mounts.retain(|_, mounts| !mounts.is_empty());
+        Ok(guests)
+    }
+
+    /// Those of their processes that have something of a view open, or mapped.
+    fn at_work(&self) -> Vec<i32> {
+        if self.mounts.is_empty() {
+            return Vec::new();
+        }
+        let at_work = |pid: &i32| {
+            let process = pid.to_string();
+            let namespace = occupants::mount_namespace(&process);
+            let mounts = namespace.and_then(|namespace| self.mounts.get(&namespace));
+            mounts.is_some_and(|mounts| {
+                occupants::has_open(&process, mounts, &self.devices)
+                    || occupants::maps(&process, &self.devices)
+            })
+        };
+        let mut processes = occupants::processes();
+        processes.retain(at_work);
+        processes
+    }
+}
+
 /// Whether a process works in a view, or runs a program of it. Not by what it has
 /// open: that can have been handed to somebody who does not belong to the step.
-fn stays_in(views: &[&Mount], process: &str, mounts: &[Mount]) -> bool {
+fn stays_in(views: &[Mount], process: &str, mounts: &[Mount]) -> bool {
     ["cwd", "root", "exe"].iter().any(|way| {
         let way = PathBuf::from(format!("/proc/{process}/{way}"));
         let Ok(path) = std::fs::read_link(&way) else {
@@ -178,6 +249,25 @@ fn stays_in(views: &[&Mount], process: &str, mounts: &[Mount]) -> bool {
 /// `EBUSY` naming those that the kernel could not end.
 pub fn end(views: &[PathBuf], grace: Duration) -> Result<Vec<Survivor>> {
     end_all(|| find(views), grace, None)
+}
+
+/// As [`end`], of views that containers saw in a slot until now.
+///
+/// # Errors
+/// As [`end`].
+pub fn end_in_containers(
+    views: &[PathBuf],
+    guests: &Guests,
+    grace: Duration,
+) -> Result<Vec<Survivor>> {
+    let find_all = || {
+        let mut found = find(views)?;
+        let more = guests.at_work().into_iter();
+        let more: Vec<i32> = more.filter(|pid| !found.contains(pid)).collect();
+        found.extend(more);
+        Ok(found)
+    };
+    end_all(find_all, grace, None)
 }
 
 /// As [`end`], but the grace is over when there is something to read at `over`.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::names::STAGE_VIEW;
 use super::state::{Phase, State};
-use super::{Failure, Running, Stage, failpoint, recover};
+use super::{Failure, Running, Stage, bind, failpoint, recover, slots};
 
 /// What ending the stage left or threw away.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -61,6 +61,12 @@ impl Stage {
                 report.problems.push(format!("step '{name}': {error}"));
             }
         }
+        let options = self.options();
+        if !options.slots.is_empty()
+            && let Err(error) = slots::close(&options.name)
+        {
+            report.problems.push(format!("slots: {error}"));
+        }
         if !keep_state {
             report = EndReport {
                 problems: report.problems,
@@ -104,6 +110,7 @@ impl Stage {
         }
         if let Some(session) = &running.session {
             session.abort();
+            bind::unbind(&running.shown_at)?;
             session.unmount()?;
         }
         self.running.lock().remove(name);

@@ -127,6 +127,34 @@ pub fn unshare() -> Result<()> {
         .context(|| "make / a slave mount")
 }
 
+/// Mounts a small filesystem of its own at `target`, fills it, and makes it one
+/// that nobody can write to, and whose copies hear of what is mounted in it.
+///
+/// # Errors
+/// As mount(2), or what filling it reports; then nothing is mounted.
+pub fn small(
+    source: &str,
+    target: &Path,
+    inodes: usize,
+    fill: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("size=4k,nr_inodes={inodes},mode=0555");
+    let kind = Some("tmpfs");
+    nix::mount::mount(Some(source), target, kind, flags, Some(options.as_str()))
+        .context(|| format!("mount {}", target.display()))?;
+    let finish = || -> Result<()> {
+        fill()?;
+        let read_only = flags | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        for flags in [read_only, MsFlags::MS_SHARED] {
+            nix::mount::mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
+                .context(|| format!("mount {}", target.display()))?;
+        }
+        Ok(())
+    };
+    finish().inspect_err(|_| drop(detach(target)))
+}
+
 /// What an empty directory is mounted from that hides another one.
 pub const HIDING: &str = "harness-fs-hidden";
 

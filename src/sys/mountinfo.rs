@@ -19,6 +19,8 @@ pub struct Mount {
     pub root: PathBuf,
     /// Where it is, relative to the process's root.
     pub at: PathBuf,
+    /// What is mounted on it reaches its copies too (mount_namespaces(7)).
+    pub shared: bool,
     /// The type of filesystem, `fuse.harness-fs` for ours.
     pub kind: OsString,
     /// What is mounted there.
@@ -64,7 +66,13 @@ fn line(line: &[u8]) -> Option<Mount> {
     let device = String::from_utf8_lossy(fields.next()?).into_owned();
     let root = PathBuf::from(unescape(fields.next()?));
     let at = PathBuf::from(unescape(fields.next()?));
-    fields.find(|field| *field == b"-")?;
+    let mut shared = false;
+    loop {
+        match fields.next()? {
+            b"-" => break,
+            field => shared |= field.starts_with(b"shared:"),
+        }
+    }
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
     Some(Mount {
@@ -73,6 +81,7 @@ fn line(line: &[u8]) -> Option<Mount> {
         device,
         root,
         at,
+        shared,
         kind,
         source,
     })
@@ -148,6 +157,7 @@ mod tests {
         assert_eq!(mounts[0].at, Path::new("/mnt/a b"));
         assert_eq!((mounts[0].id, mounts[0].parent), (36, 35));
         assert_eq!(mounts[0].root, Path::new("/d e"));
+        assert!(mounts[0].shared && !mounts[1].shared);
         assert_eq!(mounts[0].minor(), Some("98"));
         assert!(is_ours(&mounts[0].kind));
         assert_eq!(mounts[0].source, "harness-fs:x");

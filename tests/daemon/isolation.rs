@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::container;
 use crate::rig::{self, Rig, alone};
 
 /// Set for the process that tries what it can reach: the state directory.
@@ -218,24 +219,13 @@ fn the_default_place_is_closed_too() {
     });
 }
 
-/// What a container runtime does (pivot_root(2)): a root of its own, with the
-/// system's programs, a `/proc` of its own process namespace, and one view.
+/// A container with one view at `/harness`, and what else is bound to where it is; it runs
+/// `$PROBE` once there is a view.
 const CONTAINER: &str = r#"
-    root=$1 view=$2; shift 2
-    mkdir "$root"; mount -t tmpfs -o mode=755 container "$root"
-    mkdir "$root/proc" "$root/harness" "$root/tmp" "$root/old" "$root/usr" "$root/dev"
-    : >"$root/dev/null"; mount --bind /dev/null "$root/dev/null"
-    mount --rbind -o ro /usr "$root/usr"
-    for dir in /bin /sbin /lib /lib64; do
-        if [ -L "$dir" ]; then cp -P "$dir" "$root$dir"
-        elif [ -d "$dir" ]; then mkdir "$root$dir"; mount --bind "$dir" "$root$dir"; fi
-    done
-    mount --bind "$view" "$root/harness"
-    for more; do mkdir -p "$root$more"; mount --rbind "$more" "$root$more"; done
-    cd "$root"
-    mount -t proc proc proc
-    pivot_root . old
-    umount -l old; rmdir old
+    make "$1"; bind "$2" /harness; shift 2
+    for more; do bind "$more" "$more"; done
+    enter
+    until grep -q ' /harness .* fuse.harness-fs ' /proc/self/mountinfo; do :; done
     cd /harness
     # Docker's own set of capabilities, but for mknod, which there a list of devices limits.
     kept=chown,dac_override,fowner,fsetid,kill,setgid,setuid,setpcap,net_bind_service,net_raw,sys_chroot,setfcap
@@ -286,38 +276,53 @@ const PROBE: &str = r#"
     open(my $readme, "<", "/harness/readme") or die; print STDERR <$readme>;
 "#;
 
-/// `docs/security.md`, "Steps in containers of their own": the view is mounted
-/// into it and nothing else, so there is no way to the socket, the state, the
-/// layers or the views of others, not even for root.
+/// `docs/security.md`, "Steps in containers of their own": what is bound into it
+/// leads to one view and nothing else, so there is no way to the socket, the
+/// state, the layers or the views of others, not even for root.
 #[test]
 fn a_container_with_one_view_reaches_nothing_else() {
     alone(|rig| {
-        rig.mount();
+        let slots = ["mine", "other"].map(|name| rig.path().join("slots").join(name));
+        let slot = |index: usize, name: &str| format!("{name}={}", slots[index].display());
+        let (mine, other) = (slot(0, "mine"), slot(1, "other"));
+        let ws = rig.ws();
+        let mount = ["mount", "--workspace", ws.to_str().unwrap()];
+        rig.ok(&[&mount[..], &["--slot", &mine, "--slot", &other]].concat());
         assert_eq!(rig.step("first", &[], "echo first > first").code, 0);
-        for name in ["sibling", "mine"] {
-            rig.ok(&["step", "begin", name]);
+        for (name, slot) in [("sibling", "other"), ("mine", "")] {
+            let in_slot: &[&str] = if slot.is_empty() {
+                &[]
+            } else {
+                &["--slot", slot]
+            };
+            rig.ok(&[&["step", "begin", name], in_slot].concat());
         }
         let views = rig.state().join("views");
         fs::write(views.join("sibling/mnt/0/secret"), "s3cret").unwrap();
-        let inside = |name: &str, view: &str, more: &[&Path]| {
-            let mut container = Command::new("unshare");
-            container.args(["--mount", "--propagation", "private", "--pid", "--fork"]);
-            container.args(["--kill-child", "sh", "-euc", CONTAINER, "sh"]);
-            container.arg(rig.path().join(name)).arg(views.join(view));
+        let start = |name: &str, from: &Path, more: &[&Path]| {
+            let mut container = container::namespaces();
+            container.arg([container::RUNTIME, CONTAINER].concat());
+            container.arg("sh").arg(rig.path().join(name)).arg(from);
             container.args(more);
             container.env("STATE", rig.state()).env("PROBE", PROBE);
-            let ran = rig::start(container).end();
-            assert_eq!(
-                (ran.code, &*ran.err),
-                (0, "from the base\n"),
-                "{name}: {ran:?}"
-            );
+            rig::start(container)
+        };
+        let reached = |started: rig::Started| {
+            let ran = started.end();
+            assert_eq!((ran.code, &*ran.err), (0, "from the base\n"), "{ran:?}");
             ran.out
         };
-        assert_eq!(inside("container", "mine/mnt/0", &[]), "");
+        // The view itself, bound while the step is open.
+        let view = views.join("mine/mnt/0");
+        assert_eq!(reached(start("container", &view, &[])), "");
+        // A slot, bound before the step begins; the sibling is in another one.
+        let place = slots[0].join(ws.strip_prefix("/").unwrap());
+        let waiting = start("waiting", &place, &[]);
+        rig.ok(&["step", "begin", "later", "--slot", "mine"]);
+        assert_eq!(reached(waiting), "");
+        rig.ok(&["step", "merge", "later"]);
         // The same eyes do see what is mounted by mistake.
-        let state = rig.state();
-        let wrong = inside("wrong", "mine/mnt/0", &[&state]);
+        let wrong = reached(start("wrong", &view, &[&rig.state()]));
         for part in ["control.sock", "layers", "answered: ", "mount: ", "found: "] {
             assert!(wrong.contains(part), "no {part} in {wrong}");
         }

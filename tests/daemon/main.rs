@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod apply;
+mod container;
 mod end;
 mod fail_points;
 mod faults;
@@ -20,4 +21,5 @@ mod other_names;
 mod refusals;
 mod rig;
 mod silence;
+mod slots;
 mod threads;

@@ -29,6 +29,11 @@ fn semantics() {
 }
 
 #[test]
+fn containers() {
+    check("docs/containers.md");
+}
+
+#[test]
 fn merge() {
     check("docs/merge.md");
 }

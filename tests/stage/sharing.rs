@@ -1,12 +1,19 @@
 //! Shared paths that are not merged: `m2`, whose tree is `1`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use harness_fs::merge::SharingMode;
-use harness_fs::stage::{Failure, Phase, Start};
+use harness_fs::stage::{Beginning, Failure, Phase};
 use nix::fcntl::OFlag;
 
 use crate::rig::{Rig, names};
+
+fn private(paths: &[PathBuf]) -> Beginning {
+    Beginning {
+        private: paths.to_vec(),
+        ..Beginning::default()
+    }
+}
 
 /// What a step does on both paths; two names of a file of each are one file.
 const WORK: &str = "rm 1/repo/jar; write 1/repo/jar2 mine; ln 1/repo/jar2 1/third; mkdir 1/d; \
@@ -113,7 +120,7 @@ fn a_step_can_have_a_path_for_itself_whatever_its_mode() {
             rig.stage.locked_paths(&[]).len(),
             usize::from(mode == SharingMode::Locked)
         );
-        let view = rig.stage.begin_with("s", &Start::Stage, &m2).unwrap().0;
+        let view = rig.stage.begin_with("s", &private(&m2)).unwrap().0;
         assert!(view.live.is_empty(), "{mode}");
         assert!(rig.stage.locked_paths_of("s").is_empty(), "{mode}");
         rig.run("s", WORK);
@@ -134,7 +141,7 @@ fn only_a_shared_path_can_be_for_a_step_alone() {
     for wrong in [rig.dir.join("ws"), rig.dir.join("m2/repo"), "m2".into()] {
         let refused = rig
             .stage
-            .begin_with("s", &Start::Stage, std::slice::from_ref(&wrong));
+            .begin_with("s", &private(std::slice::from_ref(&wrong)));
         let Err(Failure::Usage(text)) = refused else {
             panic!("{}: {refused:?}", wrong.display());
         };

@@ -18,7 +18,9 @@ use crate::control::Request;
 Example:
   harness-fs step begin build
   harness-fs step exec build -- make
-  harness-fs step merge build")]
+  harness-fs step merge build
+
+  harness-fs step begin build --slot a     # its container runs the commands")]
 pub struct Arguments {
     /// The step.
     #[arg(value_name = "NAME")]
@@ -36,6 +38,10 @@ pub struct Arguments {
     /// merged together: `step merge STEP NAME`.
     #[arg(long, value_name = "STEP", conflicts_with = "like")]
     after: Option<String>,
+    /// Show it to the containers that have this slot of the stage bound, until it is merged, kept
+    /// or discarded; see `mount --slot`.
+    #[arg(long, value_name = "SLOT")]
+    slot: Option<String>,
     /// Print JSON: where the view is mounted.
     #[arg(long)]
     json: bool,
@@ -52,6 +58,7 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
         like: arguments.like,
         after: arguments.after,
         private: arguments.private,
+        slot: arguments.slot,
     };
     let mut client = place.connect()?;
     let who = (arguments.step.as_str(), turn::PRIVATE);

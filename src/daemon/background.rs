@@ -8,7 +8,7 @@ use serde_json::json;
 use super::requests::Requests;
 use super::steps::with_survivors;
 use crate::control::{Connection, Reply};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::stage::survivors::{self, Survivor};
 use crate::stage::{Failure, Stage};
 
@@ -111,7 +111,7 @@ pub fn end_with_stage(stage: &Stage, grace: Duration) -> Vec<String> {
     match end_all(&marks.collect::<Vec<_>>(), grace, None) {
         Ok(ended) if ended.is_empty() => {}
         Ok(ended) => log::info!("{}", survivors::sentence(&ended).unwrap_or_default()),
-        Err(error) => log::warn!("{}", Error::from(error)),
+        Err(error) => log::warn!("{error}"),
     }
     names
 }

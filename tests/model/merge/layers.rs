@@ -123,8 +123,9 @@ pub fn stacked(lower: &Tree, delta: &Delta, upper: &Tree) -> Tree {
 pub fn joined(stacked: &Tree, plan: &JoinPlan, model: &Model<'_>) -> Tree {
     let mut shown = stacked.clone();
     for action in plan.actions() {
+        let parent = action.target().parent().unwrap();
         assert!(
-            shown.is_dir(action.target().parent().unwrap()),
+            parent == Path::new("") || shown.is_dir(parent),
             "{action:?} has no directory"
         );
         match action {
@@ -139,8 +140,17 @@ pub fn joined(stacked: &Tree, plan: &JoinPlan, model: &Model<'_>) -> Tree {
                 assert!(shown.get(path).is_some(), "{action:?} of nothing");
                 shown.remove(path);
             }
-            Action::Directory { .. } => {
-                unreachable!("{action:?} is of a part of a step");
+            Action::Directory { side, path } => {
+                let mut node = model.view(*side).get(path).unwrap().clone();
+                assert_eq!(node.kind(), Kind::Dir, "{action:?} of a file");
+                if let Node::Dir { from, .. } = &mut node {
+                    *from = None;
+                }
+                if !shown.is_dir(path) {
+                    shown.remove(path);
+                    shown.0.insert(path.clone(), node.clone());
+                }
+                shown.0.get_mut(path).unwrap().set_mode(node.mode());
             }
             Action::Metadata { side, path } => {
                 let mode = model.view(*side).get(path).unwrap().mode();

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use harness_fs::merge::{
-    Change, Class, Conflict, Delta, Inputs, Outcome, Policies, Policy, Side, classify,
+    Change, Class, Conflict, Delta, Inputs, Outcome, Policies, Policy, Selection, Side, classify,
+    part,
 };
 use proptest::prelude::*;
 
@@ -75,6 +76,43 @@ fn tree_path(absolute: &Path) -> PathBuf {
 proptest! {
     // A failure prints its minimal input; copy that into a test.
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A layer of all that consecutive layers did shows what they show.
+    #[test]
+    fn all_of_a_chain_is_the_chain(base in base(), first in ops(5), second in ops(5)) {
+        let (one, two) = (base.after(&first), base.after(&first).after(&second));
+        let mut both = delta(&base, &one, "first");
+        let sealed = one.sealed();
+        both.then(delta(&sealed, &sealed.after(&second), "second"));
+        let model = Model { base: &base, stage: &base, step: &two };
+        let plan = part(&both, &Selection::all());
+        prop_assert_eq!(joined(&base, &plan, &model).seen(), two.seen());
+    }
+
+    /// Of a step what is selected is as the step left it, and all else as it was.
+    #[test]
+    fn a_part_is_what_is_selected(base in base(), later in ops(6), which in any::<prop::sample::Index>()) {
+        let step = base.after(&later);
+        let done = delta(&base, &step, "step");
+        let (a, b) = (base.seen(), step.seen());
+        let paths: BTreeSet<&PathBuf> = a.keys().chain(b.keys()).collect();
+        let paths: Vec<&PathBuf> = paths.into_iter().filter(|path| *path != Path::new("0")).collect();
+        prop_assume!(!paths.is_empty());
+        let selected = paths[which.index(paths.len())];
+        // Whose place is gone or is another one: see docs/merge.md.
+        prop_assume!(!done.severs_above(selected));
+        let pattern = format!("{}/**", selected.strip_prefix("0").unwrap().display());
+        let selection = Selection::of(&[pattern], vec!["/w".into()]).unwrap();
+        let model = Model { base: &base, stage: &base, step: &step };
+        let result = joined(&base, &part(&done, &selection), &model).seen();
+        for path in paths {
+            if path.starts_with(selected) {
+                prop_assert_eq!(result.get(path), b.get(path), "{:?}", path);
+            } else if !selected.starts_with(path) {
+                prop_assert_eq!(result.get(path), a.get(path), "{:?}", path);
+            }
+        }
+    }
 
     /// Without a conflict the merged tree is the three-way merge path by path; and where that
     /// has no answer, or is no tree, there is a conflict.

@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 
 use nix::libc;
 
+use crate::control::Ended;
 use crate::error::Error;
 use crate::tree::shown::shown;
 
@@ -24,6 +25,18 @@ pub struct NotStarted {
     pub exit_code: u8,
     /// Why.
     pub sentence: String,
+}
+
+impl NotStarted {
+    /// How it ended, to the daemon.
+    pub fn ended(&self) -> Ended {
+        Ended {
+            started: false,
+            exit_code: self.exit_code,
+            signal: None,
+            timed_out: false,
+        }
+    }
 }
 
 /// Starts a command; `make` prepares the program and its arguments.

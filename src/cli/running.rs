@@ -1,9 +1,9 @@
 //! Runs a command in a view, as a child of this process.
 
 use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::libc;
@@ -18,7 +18,7 @@ use super::program;
 use crate::control::Ended;
 use crate::error::{Context, Result};
 use crate::stage::{StepView, namespace, survivors};
-use crate::sys::process::{self, Process};
+use crate::sys::process::{self, Process, User};
 
 /// Signals that are meant for the command.
 const PASSED_ON: [Signal; 6] = [
@@ -29,6 +29,35 @@ const PASSED_ON: [Signal; 6] = [
     Signal::SIGUSR1,
     Signal::SIGUSR2,
 ];
+
+/// What a command gets besides what this process has.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// Variables, over those of this process.
+    pub env: Vec<(String, String)>,
+    /// Who it runs as, if not as this process.
+    pub user: Option<User>,
+    /// Its standard input is at its end.
+    pub no_input: bool,
+    /// A descriptor that stays open, under its number.
+    pub channel: Option<RawFd>,
+}
+
+impl Given {
+    /// Has a command get it.
+    pub fn dress(&self, prepared: &mut Command) {
+        prepared.envs(self.env.iter().map(|(name, value)| (name, value)));
+        if self.no_input {
+            prepared.stdin(Stdio::null());
+        }
+        if let Some(channel) = self.channel {
+            process::hand_over(prepared, channel);
+        }
+        if let Some(user) = &self.user {
+            process::run_as(prepared, user.clone());
+        }
+    }
+}
 
 /// How long a command may run.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +80,24 @@ pub struct Limits {
 /// # Errors
 /// What keeps the namespace from being made; the command was not started then.
 pub fn run(view: &StepView, command: &[OsString], limits: Limits) -> Result<(Ended, Signals)> {
+    run_given(view, command, &Given::default(), limits)
+}
+
+/// The same, with what is said of the command.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_given(
+    view: &StepView,
+    command: &[OsString],
+    given: &Given,
+    limits: Limits,
+) -> Result<(Ended, Signals)> {
     let adopts = limits.all && limits.timeout.is_some();
     if adopts {
         family::adopt()?;
     }
-    let started = start(view, command)?;
+    let started = start(view, command, given)?;
     // Only now: a child inherits what is blocked. One that has ended meanwhile
     // is found at the first look; a signal meanwhile ends this process, which
     // the daemon takes care of.
@@ -94,7 +136,11 @@ pub struct Signals {
 }
 
 impl Signals {
-    fn hold() -> Result<Signals> {
+    /// Holds them back from here on.
+    ///
+    /// # Errors
+    /// As signalfd(2).
+    pub fn hold() -> Result<Signals> {
         let mut signals = SigSet::empty();
         PASSED_ON.into_iter().for_each(|signal| signals.add(signal));
         let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
@@ -108,11 +154,16 @@ impl Signals {
     }
 
     /// The next one, and whether it is from the terminal.
-    fn next(&self) -> Option<(Signal, bool)> {
+    pub fn next(&self) -> Option<(Signal, bool)> {
         let info = self.held.read_signal().ok()??;
         let signal = i32::try_from(info.ssi_signo).ok()?;
         let signal = Signal::try_from(signal).ok()?;
         Some((signal, from_terminal(signal, info.ssi_code)))
+    }
+
+    /// Readable once there is one.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.held.as_fd()
     }
 
     /// Waits until something can be read there, or until a signal asks to end:
@@ -137,13 +188,18 @@ impl Signals {
 }
 
 /// Starts the command; what it cannot be started for is told as a shell does.
-fn start(view: &StepView, command: &[OsString]) -> Result<std::result::Result<Child, Ended>> {
+fn start(
+    view: &StepView,
+    command: &[OsString],
+    given: &Given,
+) -> Result<std::result::Result<Child, Ended>> {
     let cwd = std::env::current_dir().ok();
     let outside = namespace::enter(view)?;
     let make = |program: &OsStr, arguments: &[OsString]| {
         let mut prepared = Command::new(program);
         prepared.args(arguments);
         prepare(&mut prepared, view, cwd.as_deref());
+        given.dress(&mut prepared);
         prepared
     };
     let started = program::spawn(make, command);
@@ -157,12 +213,7 @@ fn start(view: &StepView, command: &[OsString]) -> Result<std::result::Result<Ch
     }
     Ok(started.map_err(|not_started| {
         note(&not_started.sentence);
-        Ended {
-            started: false,
-            exit_code: not_started.exit_code,
-            signal: None,
-            timed_out: false,
-        }
+        not_started.ended()
     }))
 }
 
@@ -180,8 +231,25 @@ fn prepare(prepared: &mut Command, view: &StepView, cwd: Option<&std::path::Path
     }
 }
 
-fn number(child: &Child) -> i32 {
+/// The number of a child.
+pub fn number(child: &Child) -> i32 {
     i32::try_from(child.id()).unwrap_or(i32::MAX)
+}
+
+/// What a shell would report.
+pub fn ended(status: ExitStatus, timed_out: bool) -> Ended {
+    let signal = status.signal();
+    let code = match (status.code(), signal) {
+        (Some(code), _) => code,
+        (None, Some(signal)) => 128 + signal,
+        (None, None) => 1,
+    };
+    Ended {
+        started: true,
+        exit_code: u8::try_from(code).unwrap_or(u8::MAX),
+        signal,
+        timed_out,
+    }
 }
 
 fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {
@@ -197,18 +265,7 @@ fn wait(mut child: Child, signals: &Signals, limits: Limits) -> Result<Ended> {
         if let Some(status) = child.try_wait()? {
             // Up to here they were for the command, whether they reached it or not.
             while signals.next().is_some() {}
-            let signal = status.signal();
-            let code = match (status.code(), signal) {
-                (Some(code), _) => code,
-                (None, Some(signal)) => 128 + signal,
-                (None, None) => 1,
-            };
-            return Ok(Ended {
-                started: true,
-                exit_code: u8::try_from(code).unwrap_or(u8::MAX),
-                signal,
-                timed_out: told,
-            });
+            return Ok(ended(status, told));
         }
         let deadline = match limits.timeout {
             Some(timeout) if !told => Some(timeout),
@@ -268,7 +325,7 @@ fn from_terminal(signal: Signal, code: i32) -> bool {
 mod tests {
     use super::*;
 
-    fn ended(script: &str, limits: Limits) -> Ended {
+    fn ended_of(script: &str, limits: Limits) -> Ended {
         let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
         wait(child, &Signals::hold().unwrap(), limits).unwrap()
     }
@@ -280,12 +337,12 @@ mod tests {
             grace: Duration::from_millis(50),
             all: false,
         };
-        let polite = ended("exec sleep 100", limits);
+        let polite = ended_of("exec sleep 100", limits);
         assert_eq!(
             (polite.exit_code, polite.signal, polite.timed_out),
             (143, Some(15), true)
         );
-        let stubborn = ended("trap '' TERM; while :; do :; done", limits);
+        let stubborn = ended_of("trap '' TERM; while :; do :; done", limits);
         assert_eq!((stubborn.exit_code, stubborn.signal), (137, Some(9)));
         assert!(stubborn.timed_out && !stubborn.success());
     }

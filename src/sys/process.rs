@@ -95,6 +95,59 @@ pub fn close_on_exec() -> Result<()> {
     Ok(())
 }
 
+/// Who a command runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The user.
+    pub uid: u32,
+    /// Its first group.
+    pub gid: u32,
+    /// All its groups.
+    pub groups: Vec<u32>,
+}
+
+/// Starts a command as a user, with that user's groups and no others.
+pub fn run_as(command: &mut Command, user: User) {
+    let groups: Vec<libc::gid_t> = user.groups;
+    let change = move || {
+        // In this order: setgroups(2) and setgid(2) need what setuid(2) gives up.
+        // SAFETY: the list outlives the call, which reads no more of it than its length.
+        Errno::result(unsafe { libc::setgroups(groups.len(), groups.as_ptr()) })?;
+        // SAFETY: a plain number.
+        Errno::result(unsafe { libc::setgid(user.gid) })?;
+        // SAFETY: a plain number.
+        Errno::result(unsafe { libc::setuid(user.uid) })?;
+        Ok(())
+    };
+    // SAFETY: it makes three system calls, which are safe after fork(2) in a process that has
+    // one thread then (signal-safety(7)), and allocates nothing.
+    unsafe { command.pre_exec(change) };
+}
+
+/// A further descriptor of the same file, of the first number from `least` on that is free;
+/// it closes when another program is executed.
+///
+/// # Errors
+/// As fcntl(2).
+pub fn duplicate(file: &OwnedFd, least: RawFd) -> Result<OwnedFd> {
+    // SAFETY: the descriptor is open.
+    let fd = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_DUPFD_CLOEXEC, least) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Starts a command with one more descriptor open, under the number that it has here.
+pub fn hand_over(command: &mut Command, fd: RawFd) {
+    let keep = move || {
+        // SAFETY: it changes a flag of a descriptor.
+        Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+        Ok(())
+    };
+    // SAFETY: it makes one system call, which is safe after fork(2) (signal-safety(7)).
+    unsafe { command.pre_exec(keep) };
+}
+
 /// Whether [`hear_children`] has found that nobody wanted to hear of them.
 static CHILDREN_IGNORED: AtomicBool = AtomicBool::new(false);
 

@@ -9,6 +9,7 @@
 pub mod cli;
 pub mod control;
 pub mod daemon;
+pub mod drive;
 pub mod error;
 pub mod export;
 pub mod fuse;

@@ -18,16 +18,18 @@ mod rollback;
 mod running;
 mod show;
 mod snapshot;
+mod stage;
 mod status;
 mod step;
 mod unmount;
+mod worker;
 
 use std::ffi::OsString;
 use std::io::Read;
 
 use clap::{Parser, Subcommand};
 
-use crate::daemon;
+use crate::{daemon, drive};
 use output::Trouble;
 use place::Place;
 
@@ -54,6 +56,7 @@ const EXAMPLES: &str = "\
 Example:
   harness-fs mount --shared-path /root/.m2    # /harness and /root/.m2 become a stage
   harness-fs step run build -- mvn install    # merged if it succeeds, else as if it never ran
+  harness-fs stage run stage.yaml             # or all steps of a stage, as a file says
   harness-fs snapshot create built
   harness-fs export built --to /tmp/built     # an OCI image layout
   harness-fs unmount                          # the directories are as they were
@@ -69,6 +72,8 @@ enum Command {
     Step(step::Command),
     #[command(subcommand)]
     Group(group::Command),
+    #[command(subcommand)]
+    Stage(stage::Command),
     Diff(diff::Arguments),
     Log(log::Arguments),
     Show(show::Arguments),
@@ -86,6 +91,8 @@ enum Command {
     Supervise,
     #[command(name = daemon::SERVE, hide = true)]
     Serve,
+    #[command(name = drive::WORKER, hide = true)]
+    Worker,
 }
 
 /// Carries out a command line. Returns the exit code.
@@ -110,6 +117,7 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
     let result = match parsed.command {
         Command::Supervise => return daemon_process(daemon::supervise_detached),
         Command::Serve => return daemon_process(daemon::serve),
+        Command::Worker => return worker::run(),
         command => parsed
             .place
             .resolve()
@@ -137,6 +145,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Unmount(arguments) => unmount::run(arguments, place),
         Command::Step(command) => step::run(command, place),
         Command::Group(command) => group::run(command, place),
+        Command::Stage(command) => stage::run(command, place),
         Command::Diff(arguments) => diff::run(arguments, place),
         Command::Log(arguments) => log::run(&arguments, place),
         Command::Show(arguments) => show::run(arguments, place),
@@ -148,7 +157,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Apply(arguments) => apply::run(arguments, place),
         Command::Status(arguments) => status::run(&arguments, place),
         Command::Debug(command) => debug::run(command, place),
-        Command::Supervise | Command::Serve => Ok(2),
+        Command::Supervise | Command::Serve | Command::Worker => Ok(2),
     }
 }
 

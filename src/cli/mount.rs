@@ -106,25 +106,55 @@ pub struct Arguments {
     json: bool,
 }
 
+impl Arguments {
+    /// Those for a new stage of these paths.
+    pub fn of(workspace: PathBuf, shared: Vec<(PathBuf, SharingMode)>) -> Arguments {
+        let shared_path = shared.iter().map(|(path, _)| path.clone()).collect();
+        Arguments {
+            workspace,
+            shared_path,
+            sharing: shared,
+            from: Vec::new(),
+            policy: Vec::new(),
+            keep: KEEP,
+            keep_both_as: None,
+            slot: Vec::new(),
+            resume: false,
+            resume_if_kept: false,
+            foreground: false,
+            log_file: None,
+            no_passthrough: false,
+            durable: false,
+            json: false,
+        }
+    }
+
+    /// With these rules for conflicts.
+    pub fn policies(mut self, rules: Vec<PolicyRule>, suffix: Option<SuffixPattern>) -> Arguments {
+        self.policy = rules;
+        self.keep_both_as = suffix;
+        self
+    }
+}
+
 /// Carries it out.
 ///
 /// # Errors
 /// One sentence.
 pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
-    // First: others may not even see whether there is a stage.
-    if !nix::unistd::geteuid().is_root() {
-        return Err(Trouble::new(1, "mounting needs root: run it with sudo"));
-    }
-    daemon::log_level().map_err(|error| Trouble::new(2, error.to_string()))?;
-    let config = config(&arguments, place)?;
-    if arguments.log_file.is_some()
-        && let Some(log) = &config.log
-    {
-        daemon::try_log(log).map_err(|error| Trouble::new(2, format!("--log-file: {error}")))?;
-    }
     if arguments.foreground {
+        let config = checked(&arguments, place)?;
         return foreground(&config, place, arguments.json);
     }
+    tell(&start_daemon(&arguments, place)?, place, arguments.json)
+}
+
+/// Mounts a stage, and leaves a daemon that serves it.
+///
+/// # Errors
+/// What is wrong with the arguments, or keeps the daemon from being started.
+pub fn start_daemon(arguments: &Arguments, place: &Place) -> Result<Ready, Trouble> {
+    let config = checked(arguments, place)?;
     crate::sys::process::close_on_exec()?;
     let mut supervisor = Command::new("/proc/self/exe");
     std::os::unix::process::CommandExt::arg0(&mut supervisor, "harness-fs");
@@ -147,7 +177,22 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
         // It cleans up; the next command shall find it done.
         let _ = supervisor.wait();
     }
-    tell(&ready, place, arguments.json)
+    Ok(ready)
+}
+
+fn checked(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {
+    // First: others may not even see whether there is a stage.
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Trouble::new(1, "mounting needs root: run it with sudo"));
+    }
+    daemon::log_level().map_err(|error| Trouble::new(2, error.to_string()))?;
+    let config = config(arguments, place)?;
+    if arguments.log_file.is_some()
+        && let Some(log) = &config.log
+    {
+        daemon::try_log(log).map_err(|error| Trouble::new(2, format!("--log-file: {error}")))?;
+    }
+    Ok(config)
 }
 
 fn config(arguments: &Arguments, place: &Place) -> Result<Config, Trouble> {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::control::{Problem, Reply};
+use crate::drive::Refused;
 use crate::error::Error;
 use crate::stage::Failure;
 
@@ -53,6 +54,12 @@ impl From<Problem> for Trouble {
             Problem::Version(text) => Trouble::new(1, text),
             Problem::Other(error) => error.into(),
         }
+    }
+}
+
+impl From<Refused> for Trouble {
+    fn from(refused: Refused) -> Trouble {
+        Trouble::new(refused.code, refused.message)
     }
 }
 

@@ -41,7 +41,7 @@ pub use end::finish_apply;
 pub use lock::StateLock;
 pub use log_file::{all_files as log_files, level as log_level, try_at as try_log};
 pub use ready::{Ready, wait as wait_until_ready};
-pub use render::{applied, discarded, removed};
+pub use render::{applied, bytes, discarded, removed};
 pub use server::serve;
 pub use supervisor::{supervise, supervise_detached};
 

@@ -550,7 +550,8 @@ fn count(number: u64, one: &str, more: &str) -> String {
     format!("{number} {noun}")
 }
 
-fn bytes(number: u64) -> String {
+/// `12 B`, `3.4 MiB`.
+pub fn bytes(number: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
     if number < 1024 {
         return format!("{number} B");

@@ -27,8 +27,8 @@ pub use expression::{Expression, Method, Operator, Piece, Reference, Text};
 pub use failure::{Decision, FailureKind, decide};
 pub use model::{
     Action, CachePolicy, Caching, Command, Condition, ErrorType, FailedLayer, FailureStrategy,
-    Group, Items, Node, OutputVariable, Parallel, PolicyRule, SharedPath, SharingMode, Shell,
-    Stage, Step, StepKind, Strategy, StrategyKind, Variable, When, WhenStatus, Workspace,
+    Group, Items, Node, OutputVariable, Parallel, PolicyRule, SharedPath, Shell, Stage, Step,
+    StepKind, Strategy, StrategyKind, Variable, When, WhenStatus, Workspace,
 };
 pub use names::Path;
 pub use place::{Notice, Place, Problem};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Context, Expression, Notice, Place, Text};
-use crate::merge::{Policy, SuffixPattern};
+use crate::merge::{Policy, SharingMode, SuffixPattern};
 
 /// A stage: what to mount, and what to run.
 #[derive(Clone, Debug)]
@@ -107,40 +107,6 @@ pub struct SharedPath {
     pub mode: SharingMode,
     /// Where the file names it.
     pub place: Place,
-}
-
-/// How the steps of a stage share a path.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SharingMode {
-    /// Each step has its own view of it, merged at the step's end.
-    #[default]
-    Merge,
-    /// All see the stage view's own mount, live.
-    Shared,
-    /// Each step has its own, dropped at the step's end.
-    Private,
-    /// Live as `Shared`, but one step at a time.
-    Locked,
-}
-
-impl SharingMode {
-    /// All of them, in the order of the documentation.
-    pub const ALL: [SharingMode; 4] = [
-        SharingMode::Merge,
-        SharingMode::Shared,
-        SharingMode::Private,
-        SharingMode::Locked,
-    ];
-
-    /// The name that users write.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            SharingMode::Merge => "merge",
-            SharingMode::Shared => "shared",
-            SharingMode::Private => "private",
-            SharingMode::Locked => "locked",
-        }
-    }
 }
 
 /// A name and the text that gives its value.

@@ -22,5 +22,6 @@ mod rig;
 mod rollback;
 mod sharing;
 mod shell;
+mod stage_run;
 mod suffixes;
 mod untold;

@@ -39,6 +39,11 @@ fn merge() {
 }
 
 #[test]
+fn stage_run() {
+    check("docs/stage-run.md");
+}
+
+#[test]
 fn json_fields() {
     let (text, document, printed) = check("docs/json.md");
     json::check(&text, &document, &printed);

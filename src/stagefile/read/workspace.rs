@@ -3,12 +3,11 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::Reader;
-use crate::merge::{Policies, Policy, SuffixPattern};
+use crate::merge::{Policies, Policy, SharingMode, SuffixPattern};
 use crate::stagefile::place::shown;
 use crate::stagefile::yaml::{Node, Value};
 use crate::stagefile::{
-    CachePolicy, Caching, FailedLayer, Notice, Place, PolicyRule, SharedPath, SharingMode,
-    Workspace,
+    CachePolicy, Caching, FailedLayer, Notice, Place, PolicyRule, SharedPath, Workspace,
 };
 
 /// The workspace of Harness CI.

@@ -1,0 +1,204 @@
+//! What steps print, line by line, each behind the name of its step.
+
+use std::io::{IsTerminal, Read, Write};
+
+use memchr::{memchr, memmem};
+use parking_lot::Mutex;
+
+/// A line that is longer is printed in pieces, lest one without an end fills the memory.
+const LONGEST: usize = 64 << 10;
+/// Names up to this length stand in a column of their own.
+const WIDEST: usize = 24;
+/// What stands for a secret.
+const HIDDEN: &[u8] = b"**************";
+/// Colours of names: cyan, yellow, green, magenta, blue (ECMA-48, SGR).
+const COLORS: [&str; 5] = ["36", "33", "32", "35", "34"];
+
+/// Where lines go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error, since something else goes to standard output.
+    Err,
+}
+
+/// Prints what steps print. Lines are whole, whoever prints at the same time.
+#[derive(Debug)]
+pub struct Printer {
+    stream: Stream,
+    color: bool,
+    width: usize,
+    turn: Mutex<()>,
+    secrets: Mutex<Vec<Vec<u8>>>,
+    /// In the order in which they first had something to say: each has the next colour.
+    seen: Mutex<Vec<String>>,
+}
+
+impl Printer {
+    /// Prints the lines of steps that have these names.
+    pub fn new<'a>(stream: Stream, names: impl Iterator<Item = &'a str>) -> Printer {
+        let terminal = match stream {
+            Stream::Out => std::io::stdout().is_terminal(),
+            Stream::Err => std::io::stderr().is_terminal(),
+        };
+        // https://no-color.org
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|set| !set.is_empty());
+        let widths = names.map(|name| name.chars().count());
+        Printer {
+            stream,
+            color: terminal && !unwanted,
+            width: widths.filter(|width| *width <= WIDEST).max().unwrap_or(0),
+            turn: Mutex::new(()),
+            secrets: Mutex::new(Vec::new()),
+            seen: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// From here on this is not printed, whoever says it. What is shorter than a secret can
+    /// be is.
+    pub fn hide(&self, secret: &str) {
+        let mut secrets = self.secrets.lock();
+        for line in secret.lines().map(str::trim).filter(|line| line.len() > 2) {
+            let line = line.as_bytes().to_vec();
+            if !secrets.contains(&line) {
+                secrets.push(line);
+            }
+        }
+        // What holds another comes first.
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+    }
+
+    /// Prints all that can be read there, until its end.
+    pub fn pump(&self, name: &str, mut from: impl Read) {
+        let mut line: Vec<u8> = Vec::new();
+        let mut piece = [0; 8 << 10];
+        loop {
+            let read = match from.read(&mut piece) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            };
+            let mut rest = &piece[..read];
+            while let Some(end) = memchr(b'\n', rest) {
+                line.extend_from_slice(&rest[..end]);
+                self.line(name, &line);
+                line.clear();
+                rest = &rest[end + 1..];
+            }
+            line.extend_from_slice(rest);
+            if line.len() >= LONGEST {
+                self.line(name, &line);
+                line.clear();
+            }
+        }
+        if !line.is_empty() {
+            self.line(name, &line);
+        }
+    }
+
+    /// Prints a line of a step.
+    pub fn line(&self, name: &str, line: &[u8]) {
+        let whole = self.whole(name, line);
+        let _turn = self.turn.lock();
+        // A reader that has left does not end the stage.
+        let _ = match self.stream {
+            Stream::Out => std::io::stdout().write_all(&whole),
+            Stream::Err => std::io::stderr().write_all(&whole),
+        };
+    }
+
+    /// Says something about the stage, on standard error.
+    pub fn say(&self, text: &str) {
+        if text.trim().is_empty() {
+            return;
+        }
+        let text = self.without_secrets(text.trim_end().as_bytes());
+        let mut whole = b"harness-fs: ".to_vec();
+        whole.extend_from_slice(&text);
+        whole.push(b'\n');
+        let _turn = self.turn.lock();
+        let _ = std::io::stderr().write_all(&whole);
+    }
+
+    fn whole(&self, name: &str, line: &[u8]) -> Vec<u8> {
+        let pad = self.width.saturating_sub(name.chars().count());
+        let mut whole = Vec::with_capacity(line.len() + name.len() + pad + 16);
+        if self.color {
+            let color = self.color_of(name);
+            whole.extend_from_slice(format!("\x1b[{color}m").as_bytes());
+        }
+        whole.extend_from_slice(name.as_bytes());
+        whole.resize(whole.len() + pad, b' ');
+        whole.extend_from_slice(b" |");
+        if self.color {
+            whole.extend_from_slice(b"\x1b[0m");
+        }
+        if !line.is_empty() {
+            whole.push(b' ');
+        }
+        whole.extend_from_slice(&self.without_secrets(line));
+        whole.push(b'\n');
+        whole
+    }
+
+    fn color_of(&self, name: &str) -> &'static str {
+        let mut seen = self.seen.lock();
+        let known = seen.iter().position(|other| other == name);
+        let place = known.unwrap_or(seen.len());
+        if known.is_none() {
+            seen.push(name.to_owned());
+        }
+        COLORS[place % COLORS.len()]
+    }
+
+    fn without_secrets(&self, line: &[u8]) -> Vec<u8> {
+        let mut line = line.to_vec();
+        for secret in self.secrets.lock().iter() {
+            while let Some(at) = memmem::find(&line, secret) {
+                line.splice(at..at + secret.len(), HIDDEN.iter().copied());
+            }
+        }
+        line
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printer(names: &[&str]) -> Printer {
+        Printer::new(Stream::Out, names.iter().copied())
+    }
+
+    #[test]
+    fn names_stand_in_a_column() {
+        let printer = printer(&["build", "unit", "a-name-that-is-much-longer-than-a-column"]);
+        assert_eq!(printer.whole("unit", b"x"), b"unit  | x\n");
+        assert_eq!(printer.whole("build", b""), b"build |\n");
+        assert_eq!(printer.whole("unit", b"\xff\0"), b"unit  | \xff\0\n");
+        let colored = Printer {
+            color: true,
+            ..printer
+        };
+        let whole = String::from_utf8(colored.whole("unit", b"x")).unwrap();
+        assert!(
+            whole.starts_with("\x1b[") && whole.ends_with(" |\x1b[0m x\n"),
+            "{whole:?}"
+        );
+    }
+
+    #[test]
+    fn secrets_are_hidden() {
+        let printer = printer(&[]);
+        printer.hide("s3cret\nsecond line\nx");
+        printer.hide("s3cret and more");
+        let told = printer.whole("a", b"x=s3cret; s3cret and more second line");
+        let hidden = "**************";
+        assert_eq!(
+            told,
+            format!("a | x={hidden}; {hidden} {hidden}\n").as_bytes()
+        );
+    }
+}

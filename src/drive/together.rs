@@ -1,0 +1,212 @@
+//! Steps and groups that run at once, and are merged together when all have ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::asking::{Origin, Refused, millis};
+use super::halt::Gate;
+use super::lane::{Lane, Part};
+use super::report::{Layer, Result as RowResult};
+use super::scope::Scope;
+use super::walk::Driver;
+use crate::control::{OfOne, Request};
+use crate::stagefile::{Decision, FailureKind, Node, Status, decide};
+
+/// One of those that run at once.
+pub struct Member<'a> {
+    /// A step or a group.
+    pub node: &'a Node,
+    /// Its own; several if it runs several times, one after the other.
+    pub scopes: Vec<Scope<'a>>,
+    /// How many of those with the same strategy run at a time.
+    pub gate: Arc<Gate>,
+}
+
+impl<'a> Driver<'a> {
+    /// Runs members at once. Inside of a member of others there is one view, and they run one
+    /// after the other: without a conflict that comes to the same.
+    pub(super) fn together(&self, members: Vec<Member<'a>>, scope: &Scope<'a>, lane: &mut Lane) {
+        if members.len() == 1 || lane.branch.is_some() {
+            for member in members {
+                self.one_after_the_other(&member, lane);
+            }
+            return;
+        }
+        // No identifier holds a dash.
+        let anchor = "parallel-start";
+        if let Err(refused) = self.asking.begin(anchor, &Origin::Stage, &self.halt) {
+            return self.give_up(refused);
+        }
+        let begun: &Lane = lane;
+        let run = |member: Member<'a>| {
+            let mut own = begun.fork(anchor);
+            let _place = member.gate.enter();
+            self.one_after_the_other(&member, &mut own);
+            own
+        };
+        let lanes: Vec<Lane> = std::thread::scope(|threads| {
+            let started = members
+                .into_iter()
+                .map(|member| threads.spawn(|| run(member)));
+            let started: Vec<_> = started.collect();
+            let ended = started.into_iter().map(|thread| thread.join());
+            ended
+                .map(|lane| lane.unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect()
+        });
+        let first = lane.rows.len();
+        let mut parts = Vec::new();
+        for mut member in lanes {
+            parts.extend(
+                member
+                    .branch
+                    .take()
+                    .map(|branch| branch.parts)
+                    .unwrap_or_default(),
+            );
+            lane.join(member);
+        }
+        self.merge_all(&parts, first, scope, lane);
+        if let Err(refused) = self.asking.discard(anchor, self.setting.grace) {
+            self.give_up(refused);
+        }
+    }
+
+    fn one_after_the_other(&self, member: &Member<'a>, lane: &mut Lane) {
+        for scope in &member.scopes {
+            self.member(member.node, scope, lane);
+        }
+    }
+
+    /// Merges what members have left, whose rows begin at `first`, or discards all of it if the
+    /// stage has been ended.
+    fn merge_all(&self, parts: &[Part], first: usize, scope: &Scope<'a>, lane: &mut Lane) {
+        if parts.is_empty() {
+            return;
+        }
+        if self.halt.why().is_some() {
+            for part in parts {
+                if let Err(refused) = self.asking.discard(&part.step, self.setting.grace) {
+                    self.give_up(refused);
+                }
+                self.layer_of(part, first, lane, Layer::Discarded, &[]);
+            }
+            return;
+        }
+        let steps: Vec<String> = parts.iter().map(|part| part.step.clone()).collect();
+        let mut each = BTreeMap::new();
+        for part in parts {
+            let of_one = OfOne {
+                on_conflict: part.on_conflict.or(self.stage.workspace.on_conflict),
+                only: Vec::new(),
+            };
+            each.insert(part.step.clone(), of_one);
+        }
+        let request = Request::StepMerge {
+            steps,
+            on_conflict: None,
+            keep_both_as: self.stage.workspace.keep_both_as.clone(),
+            each,
+            grace_ms: millis(self.setting.grace),
+        };
+        let merged = self.asking.ask(&request);
+        for part in parts {
+            self.asking.untie(&part.step);
+        }
+        match merged {
+            Ok((text, data)) => {
+                self.printer.say(&text);
+                let conflicts = list(&data, "conflicts");
+                for part in parts {
+                    self.layer_of(part, first, lane, Layer::Merged, &conflicts);
+                }
+            }
+            Err(refused) if refused.code == 4 => {
+                self.conflict(parts, first, &refused, scope, lane);
+            }
+            Err(refused) => {
+                // They are tied to this process, and go with it.
+                for part in parts {
+                    self.layer_of(part, first, lane, Layer::Discarded, &[]);
+                }
+                self.give_up(refused);
+            }
+        }
+    }
+
+    /// Nobody has decided a conflict: none is merged, and all are kept.
+    fn conflict(
+        &self,
+        parts: &[Part],
+        first: usize,
+        refused: &Refused,
+        scope: &Scope<'a>,
+        lane: &mut Lane,
+    ) {
+        self.printer.say(&refused.message);
+        let conflicts = list(&refused.data, "conflicts");
+        // It cannot be run again by itself: what the others did does not go away.
+        let decision = decide(&scope.failure, FailureKind::Command, u32::MAX);
+        let (result, status) = match decision {
+            Decision::Ignore => (RowResult::Ignored, Status::IgnoreFailed),
+            Decision::MarkAsSuccess => (RowResult::MarkedAsSuccess, Status::Succeeded),
+            Decision::Fail | Decision::Abort | Decision::Retry(_) => {
+                (RowResult::Failed, Status::Failed)
+            }
+        };
+        for part in parts {
+            self.layer_of(part, first, lane, Layer::Conflict, &conflicts);
+            let mut path = None;
+            for row in lane
+                .rows
+                .iter_mut()
+                .skip(first)
+                .filter(|row| row.step == part.step)
+            {
+                if row.result == RowResult::Succeeded {
+                    row.result = result;
+                    "a conflict in the merge of all that ran at once".clone_into(&mut row.why);
+                    path = Some(row.path.clone());
+                }
+            }
+            if let Some(path) = path {
+                lane.context.ended(&path, status);
+            }
+        }
+        lane.failed |= status == Status::Failed;
+        if matches!(decision, Decision::Abort) {
+            self.halt.halt(super::Why::Aborted);
+        }
+    }
+
+    /// Says what became of a part's layer.
+    fn layer_of(
+        &self,
+        part: &Part,
+        first: usize,
+        lane: &mut Lane,
+        layer: Layer,
+        conflicts: &[Value],
+    ) {
+        let own = |conflict: &&Value| conflict["step"]["writer"] == part.step.as_str();
+        for row in lane
+            .rows
+            .iter_mut()
+            .skip(first)
+            .filter(|row| row.step == part.step)
+        {
+            row.layer = match (layer, row.layer) {
+                (Layer::Merged, Layer::MergedInPart) => Layer::MergedInPart,
+                (layer, _) => layer,
+            };
+            row.conflicts = conflicts.iter().filter(own).cloned().collect();
+        }
+    }
+}
+
+/// A list in what the daemon tells.
+pub(super) fn list(data: &Value, field: &str) -> Vec<Value> {
+    data[field].as_array().cloned().unwrap_or_default()
+}

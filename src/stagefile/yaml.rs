@@ -3,7 +3,7 @@
 //! The parser gives events; the tree is built here because no reader of whole documents keeps
 //! places, sees keys that are there twice, and bounds what a few lines of aliases grow to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
@@ -133,7 +133,8 @@ enum Collected {
     List(Vec<Rc<Node>>),
     Map {
         entries: Vec<Entry>,
-        seen: HashSet<String>,
+        /// The keys, and the lines that they are on.
+        seen: HashMap<String, usize>,
         key: Option<(String, Place)>,
         merged: Vec<Rc<Node>>,
     },
@@ -179,7 +180,7 @@ impl Builder<'_> {
                 check_tag(tag.as_deref(), place)?;
                 let map = Collected::Map {
                     entries: Vec::new(),
-                    seen: HashSet::new(),
+                    seen: HashMap::new(),
                     key: None,
                     merged: Vec::new(),
                 };
@@ -247,13 +248,14 @@ impl Builder<'_> {
         &mut self,
         from: &Node,
         entries: &mut Vec<Entry>,
-        seen: &mut HashSet<String>,
+        seen: &mut HashMap<String, usize>,
     ) -> usize {
         match &from.value {
             Value::Map(others) => {
                 let mut weight = 0;
                 for entry in others {
-                    if seen.insert(entry.key.clone()) {
+                    if !seen.contains_key(&entry.key) {
+                        seen.insert(entry.key.clone(), entry.place.line);
                         weight += entry.node.weight;
                         entries.push(entry.clone());
                     }
@@ -307,21 +309,21 @@ impl Builder<'_> {
                     *key = Some((text.clone(), node.place));
                 }
                 Some((text, _)) if text == "<<" => merged.push(node),
-                Some((text, place)) => {
-                    if seen.insert(text.clone()) {
+                Some((text, place)) => match seen.get(&text) {
+                    None => {
+                        seen.insert(text.clone(), place.line);
                         entries.push(Entry {
                             key: text,
                             place,
                             node,
                         });
-                    } else {
-                        let first = entries.iter().find(|entry| entry.key == text);
-                        let line = first.map_or(0, |entry| entry.place.line);
+                    }
+                    Some(line) => {
                         let text = shown(&text);
                         let what = format!("'{text}' is there twice, first at line {line}");
                         self.problems.push(Problem::new(place, what));
                     }
-                }
+                },
             },
         }
         Ok(None)

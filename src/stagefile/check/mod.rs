@@ -8,7 +8,7 @@ use known::{Found, Known, Position, find, join, outline, positioned, result_prob
 
 use super::expression::{Expression, Piece, Reference, Text};
 use super::place::shown;
-use super::read::nearest;
+use super::read::{MOST, nearest};
 use super::reference::of_step;
 use super::{
     Command, Context, Group, Items, Node, Problem, Stage, Step, Strategy, StrategyKind, Variable,
@@ -28,6 +28,30 @@ pub fn text(text: &Text, context: &Context, used: &mut Used, problems: &mut Vec<
         steps: &BTreeMap::new(),
     }
     .text(text, &nothing);
+}
+
+/// Whether all that a text refers to is known: without saying what is wrong, which takes longer.
+pub fn is_known(text: &Text, context: &Context) -> bool {
+    text.pieces.iter().all(|piece| match piece {
+        Piece::Literal(_) => true,
+        Piece::Expression(expression) => is_value(expression, context),
+    })
+}
+
+fn is_value(expression: &Expression, context: &Context) -> bool {
+    match expression {
+        Expression::Null | Expression::Bool(_) | Expression::Number(_) => true,
+        Expression::Text(text) => is_known(text, context),
+        Expression::Reference(reference) => context.get(&reference.key).is_some(),
+        Expression::Not(inner) => is_value(inner, context),
+        Expression::Binary(_, sides) => is_value(&sides.0, context) && is_value(&sides.1, context),
+        Expression::Choice(parts) => [&parts.0, &parts.1, &parts.2]
+            .into_iter()
+            .all(|part| is_value(part, context)),
+        Expression::Call(of, _, arguments, _) => {
+            is_value(of, context) && arguments.iter().all(|part| is_value(part, context))
+        }
+    }
 }
 
 /// Checks the strategy of the stage itself.
@@ -288,7 +312,11 @@ impl Checker<'_> {
         match found {
             None => {
                 let names = self.steps.keys().map(String::as_str);
-                let hint = match nearest(path, names) {
+                let found = match self.problems.len() < MOST {
+                    true => nearest(path, names),
+                    false => None,
+                };
+                let hint = match found {
                     Some(name) => format!("; did you mean '{}'?", name.replace('.', ".steps.")),
                     None => String::new(),
                 };

@@ -72,7 +72,7 @@ const OTHERS: [(&str, &str); 7] = [
     ("ProceedWithDefaultValue", "there are no inputs to wait for"),
 ];
 
-impl Reader<'_> {
+impl Reader {
     /// `failureStrategies`.
     pub fn failure_strategies(&mut self, node: Option<&Node>) -> Vec<FailureStrategy> {
         let Some(node) = node else {

@@ -1,6 +1,6 @@
 //! The fields of a map: each is read, named as left out, or an error.
 
-use super::Reader;
+use super::{LONGEST_LIST, MOST, Reader};
 use crate::stagefile::place::shown;
 use crate::stagefile::yaml::{Entry, Node, Value};
 use crate::stagefile::{Place, Problem};
@@ -47,12 +47,7 @@ impl<'n> Fields<'n> {
     }
 
     /// Fields that mean something in Harness and nothing here; each is named to the user.
-    pub fn leave_out(
-        &mut self,
-        reader: &mut Reader<'_>,
-        names: &[&'static str],
-        why: &'static str,
-    ) {
+    pub fn leave_out(&mut self, reader: &mut Reader, names: &[&'static str], why: &'static str) {
         for name in names {
             let field = self.take_with_place(name);
             // An empty list asks for nothing; Harness's editor writes them.
@@ -69,10 +64,13 @@ impl<'n> Fields<'n> {
     }
 
     /// What was not asked for is an error.
-    pub fn finish(self, reader: &mut Reader<'_>) {
+    pub fn finish(self, reader: &mut Reader) {
         for (entry, taken) in self.entries.iter().zip(&self.taken) {
             if !taken {
-                let hint = self.hint(&entry.key);
+                let hint = match reader.problems.len() < MOST {
+                    true => self.hint(&entry.key),
+                    false => String::new(),
+                };
                 let name = shown(&entry.key);
                 let text = format!("unknown field '{name}' of {}{hint}", self.what);
                 reader.problem(entry.place, text);
@@ -145,7 +143,7 @@ fn distance(a: &str, b: &str) -> usize {
     rows.last().and_then(|row| row.last()).copied().unwrap_or(0)
 }
 
-impl Reader<'_> {
+impl Reader {
     /// The fields of a map, or a problem.
     pub fn fields<'n>(&mut self, node: &'n Node, what: &'static str) -> Option<Fields<'n>> {
         let Value::Map(entries) = &node.value else {
@@ -173,6 +171,17 @@ impl Reader<'_> {
                 Vec::new()
             }
         }
+    }
+
+    /// The elements of a list that is compared with itself; one that is very long is a problem.
+    pub fn short_list<'n>(&mut self, node: &'n Node, what: &str) -> Vec<&'n Node> {
+        let mut items = self.list(node, what);
+        if items.len() > LONGEST_LIST {
+            let text = format!("{what} has more than {LONGEST_LIST} entries");
+            self.problem(node.place, text);
+            items.clear();
+        }
+        items
     }
 
     /// The keys and values of a map of the user's own names, or a problem.

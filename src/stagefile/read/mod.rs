@@ -20,8 +20,11 @@ pub use fields::nearest;
 /// What says which run of a stage with a strategy it is.
 const ITERATION: &str = "strategy.iteration";
 
-/// So many problems are told at most.
-const MOST: usize = 100;
+/// So many problems are told at most. For so many it is worth looking what was meant.
+pub const MOST: usize = 100;
+
+/// How many entries a list may have that is compared with itself: variables, axes, paths.
+const LONGEST_LIST: usize = 1000;
 
 /// What comes from outside of the file.
 #[derive(Clone, Debug, Default)]
@@ -96,7 +99,7 @@ pub fn read(text: &str, given: &Given) -> Result<Stage, Vec<Problem>> {
         }
     }
     let mut reader = Reader {
-        lines: text.lines().collect(),
+        expressions: expressions_in(text),
         problems,
         left_out: BTreeMap::new(),
         notices: Vec::new(),
@@ -132,9 +135,27 @@ fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
     problems
 }
 
+/// Where each `<+` of a text is.
+fn expressions_in(text: &str) -> Vec<Place> {
+    let mut places = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let (mut column, mut before) = (1, 0);
+        for (at, _) in line.match_indices("<+") {
+            column += line[before..at].chars().count();
+            before = at;
+            places.push(Place {
+                line: index + 1,
+                column,
+            });
+        }
+    }
+    places
+}
+
 /// A file that is being read.
-pub struct Reader<'t> {
-    lines: Vec<&'t str>,
+pub struct Reader {
+    /// Where a `<+` is, in order.
+    expressions: Vec<Place>,
     problems: Vec<Problem>,
     /// By reason and field: where.
     left_out: BTreeMap<(&'static str, String), Vec<Place>>,
@@ -147,7 +168,7 @@ pub struct Reader<'t> {
     context: Context,
 }
 
-impl Reader<'_> {
+impl Reader {
     /// Remembers that a field is left out.
     fn left_out(&mut self, field: &str, place: Place, why: &'static str) {
         let places = self.left_out.entry((why, field.to_owned())).or_default();

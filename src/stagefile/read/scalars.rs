@@ -11,7 +11,7 @@ use crate::stagefile::{Condition, Place, Text, check, parse};
 /// Far beyond any step, and small enough to be added to a moment.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 86_400);
 
-impl Reader<'_> {
+impl Reader {
     /// What a scalar says, as it is written.
     pub fn raw<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
         match &node.value {
@@ -160,22 +160,11 @@ impl Reader<'_> {
         if wanted == 0 {
             return Vec::new();
         }
-        let mut places = Vec::new();
-        let first = node.place.line.saturating_sub(1);
-        for (index, line) in self.lines.iter().enumerate().skip(first) {
-            if index + 1 > node.end.line || places.len() > wanted {
-                break;
-            }
-            for (at, _) in line.match_indices("<+") {
-                let place = Place {
-                    line: index + 1,
-                    column: line[..at].chars().count() + 1,
-                };
-                if place >= node.place && place < node.end {
-                    places.push(place);
-                }
-            }
-        }
+        // They are in order.
+        let all = &self.expressions;
+        let first = all.partition_point(|place| *place < node.place);
+        let behind = all.partition_point(|place| *place < node.end);
+        let places = all.get(first..behind).unwrap_or_default().to_vec();
         if places.len() == wanted {
             places
         } else {

@@ -55,7 +55,7 @@ impl<'n> Parts<'n> {
     }
 }
 
-impl Reader<'_> {
+impl Reader {
     /// The stage of a document; `wanted` is the one of several.
     pub fn document(&mut self, node: &Node, wanted: Option<&str>) -> Option<Stage> {
         match &node.value {

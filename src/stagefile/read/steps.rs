@@ -47,7 +47,7 @@ const BESIDE_SPEC: &[&str] = &[
 
 const NO_TEMPLATES: &str = "templates are kept in Harness, not here: write out what it stands for";
 
-impl Reader<'_> {
+impl Reader {
     /// A list of steps.
     pub fn nodes(&mut self, node: &Yaml, what: &str) -> Vec<Node> {
         let items = self.list(node, what);
@@ -251,16 +251,24 @@ impl Reader<'_> {
             self.in_background(&mut step, [timeout, failure], [strategy, workspace]);
         }
         let (identifier, name) = identity?;
-        let spec = spec?;
+        // What is wrong in a step keeps the stage from being run; that others refer to the step is
+        // no mistake of theirs.
+        let spec = spec.unwrap_or_default();
         Some(Step {
             identifier,
             name,
-            kind: kind?,
-            command: spec.command?,
+            kind: kind.unwrap_or(StepKind::Run),
+            command: spec.command.unwrap_or(step.command),
             env: spec.env,
             run_as_user: spec.run_as_user,
             output_variables: spec.output_variables,
-            ..step
+            timeout: step.timeout,
+            when: step.when,
+            strategy: step.strategy,
+            failure: step.failure,
+            on_failure: step.on_failure,
+            on_conflict: step.on_conflict,
+            place,
         })
     }
 
@@ -421,7 +429,7 @@ impl Reader<'_> {
         let Some(node) = node else {
             return variables;
         };
-        for item in self.list(node, "outputVariables") {
+        for item in self.short_list(node, "outputVariables") {
             let Some(variable) = self.output_variable(item) else {
                 continue;
             };
@@ -481,6 +489,7 @@ impl Reader<'_> {
 }
 
 /// What a step's `spec` says.
+#[derive(Default)]
 struct Spec {
     command: Option<Command>,
     env: Vec<crate::stagefile::Variable>,

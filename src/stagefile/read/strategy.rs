@@ -5,7 +5,10 @@ use crate::stagefile::place::shown;
 use crate::stagefile::yaml::{Node, Value};
 use crate::stagefile::{Items, Place, Strategy, StrategyKind, Text};
 
-impl Reader<'_> {
+/// How many axes a matrix may have.
+const MOST_AXES: usize = 32;
+
+impl Reader {
     /// `strategy`: one of `matrix`, `repeat` and `parallelism`.
     pub fn strategy(&mut self, node: Option<&Node>) -> Option<Strategy> {
         let node = node?;
@@ -81,6 +84,11 @@ impl Reader<'_> {
                 }
             }
         }
+        if axes.len() > MOST_AXES {
+            let text = format!("a matrix has at most {MOST_AXES} axes");
+            self.problem(node.place, text);
+            return None;
+        }
         if axes.is_empty() {
             self.problem(
                 node.place,
@@ -108,7 +116,7 @@ impl Reader<'_> {
 
     fn exclude(&mut self, node: &Node) -> Vec<Vec<(String, Text)>> {
         let mut rules = Vec::new();
-        for item in self.list(node, "exclude") {
+        for item in self.short_list(node, "exclude") {
             let mut rule = Vec::new();
             for entry in self.entries(item, "an entry of exclude") {
                 if let Some(text) = self.text(&entry.node, "a value of exclude") {

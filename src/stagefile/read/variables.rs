@@ -7,14 +7,17 @@ use crate::stagefile::place::shown;
 use crate::stagefile::yaml::Node;
 use crate::stagefile::{Place, Text, Variable, check};
 
-impl Reader<'_> {
+/// How long the values of all variables of a list may be together, in bytes.
+const LONGEST: usize = 4 << 20;
+
+impl Reader {
     /// `variables: [{name, type, value}]`.
     pub fn variables(&mut self, node: Option<&Node>) -> Vec<Variable> {
         let mut variables: Vec<Variable> = Vec::new();
         let Some(node) = node else {
             return variables;
         };
-        for item in self.list(node, "variables") {
+        for item in self.short_list(node, "variables") {
             let Some((place, variable)) = self.variable(item) else {
                 continue;
             };
@@ -93,17 +96,26 @@ impl Reader<'_> {
                 }
             }
         }
+        let mut length = 0;
         loop {
             let before = open.len();
             let mut known = Vec::new();
             for (index, key) in &open {
                 let value = &variables[*index].value;
-                let mut unknown = Vec::new();
-                check::text(value, &self.context, &mut self.used, &mut unknown);
-                if unknown.is_empty() {
+                if check::is_known(value, &self.context) {
+                    check::text(value, &self.context, &mut self.used, &mut self.problems);
                     // One whose value is wrong is told once, not again where it is used.
                     let value = value.evaluate(&self.context);
                     let value = self.ok(value).unwrap_or_default();
+                    length += value.len();
+                    if length > LONGEST {
+                        let place = variables[*index].value.place;
+                        self.problem(
+                            place,
+                            "the variables' values are longer than 4 MiB together",
+                        );
+                        return;
+                    }
                     known.push((*index, key.clone(), value));
                 }
             }

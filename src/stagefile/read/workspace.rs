@@ -13,7 +13,7 @@ use crate::stagefile::{
 /// The workspace of Harness CI.
 const DEFAULT: &str = "/harness";
 
-impl Reader<'_> {
+impl Reader {
     /// `workspace` of a stage, and what it says of shared paths' modes.
     pub fn workspace(
         &mut self,
@@ -200,7 +200,7 @@ impl Reader<'_> {
     ) -> Vec<SharedPath> {
         let mut shared: Vec<SharedPath> = Vec::new();
         let items = match node {
-            Some(node) => self.list(node, "sharedPaths"),
+            Some(node) => self.short_list(node, "sharedPaths"),
             None => Vec::new(),
         };
         for item in items {

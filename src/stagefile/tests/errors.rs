@@ -477,6 +477,24 @@ fn failure_strategies_that_cannot_be_followed() {
 }
 
 #[test]
+fn a_mistake_in_a_step_is_none_of_those_that_refer_to_it() {
+    let text = of_steps(
+        "\
+- step: {identifier: a, type: Run, spec: {comand: x, outputVariables: [{name: o}]}}
+- step: {identifier: b, type: Runs, spec: {command: x}}
+- step: {identifier: c, type: Run, spec: {command: <+steps.a.output.outputVariables.o> <+steps.b.status>}}",
+    );
+    assert_eq!(
+        wrong(&text),
+        [
+            "3: a Run step has no 'command'",
+            "3: unknown field 'comand' of the spec of a Run step; did you mean 'command'?",
+            "4: a step of type 'Runs' cannot be run here; did you mean 'Run'?",
+        ]
+    );
+}
+
+#[test]
 fn all_mistakes_are_told_in_order_and_each_once() {
     let text = "\
 stage:

@@ -235,6 +235,56 @@ fn values_do_not_grow_without_end() {
     survives(&text);
 }
 
+/// Where one thing is looked for in all others, the file is not read to its end in any time.
+#[test]
+fn many_entries_take_no_time_in_their_square() {
+    // As many as a file can have.
+    let many = |n: usize, each: &dyn Fn(usize) -> String| (0..n).map(each).collect::<String>();
+    // Read, and not refused for its size.
+    let told = |text: &str| assert_eq!(wrong(text).len(), 101);
+    // Expressions on one line.
+    let env = many(40_000, &|n| format!("V{n}: <+env.X>, "));
+    told(&of_step(&format!(
+        "type: Run\nspec: {{command: x, envVariables: {{{env}}}}}"
+    )));
+    // Steps that refer to what is not there.
+    let steps = many(9_000, &|n| {
+        format!(
+            "- step: {{identifier: s{n}, type: Run, spec: {{command: <+steps.t{n}.status>}}}}\n"
+        )
+    });
+    told(&of_steps(&steps));
+    // Unknown fields, and fields that are there twice.
+    told(&many(24_000, &|n| format!("executoin{n}: 1\n")).repeat(2));
+    // Variables, each made of the next.
+    let variables = many(19_000, &|n| {
+        format!("- {{name: v{n}, value: <+variables.v{}>}}\n", n + 1)
+    });
+    let steps = of_step("type: Run\nspec: {command: x}");
+    let problems = wrong(&format!("variables:\n{variables}{steps}"));
+    assert_eq!(problems, ["2: variables has more than 1000 entries"]);
+    let few = (0..900).map(|n| format!("- {{name: v{n}, value: <+variables.v{}>}}\n", n + 1));
+    let few: String = few.collect();
+    good(&format!(
+        "variables:\n{few}- {{name: v900, value: x}}\n{steps}"
+    ));
+    let long = format!("- {{name: v900, value: {}}}\n", "x".repeat(100_000));
+    let problems = wrong(&format!("variables:\n{few}{long}{steps}"));
+    assert!(
+        problems[0].ends_with("longer than 4 MiB together"),
+        "{problems:?}"
+    );
+    // Axes, and what is excluded.
+    let axes = many(24_000, &|n| format!("a{n}: [1], "));
+    let strategy = format!("type: Run\nstrategy: {{matrix: {{{axes}}}}}\nspec: {{command: x}}");
+    assert!(wrong(&of_step(&strategy))[0].ends_with("a matrix has at most 32 axes"));
+    let rules = many(24_000, &|n| format!("{{a: {n}}}, "));
+    let strategy = format!(
+        "type: Run\nstrategy: {{matrix: {{a: [1], exclude: [{rules}]}}}}\nspec: {{command: x}}"
+    );
+    assert!(wrong(&of_step(&strategy))[0].ends_with("exclude has more than 1000 entries"));
+}
+
 #[test]
 fn a_file_that_is_too_long_is_an_error() {
     let text = "#".repeat((4 << 20) + 1);

@@ -8,6 +8,7 @@ mod held;
 mod ino;
 mod manifest;
 mod open;
+mod reads;
 mod seal;
 mod stack;
 mod walk;
@@ -29,6 +30,7 @@ pub use held::{part_from_writers, replace_by_copy};
 pub use ino::Inos;
 pub use manifest::Manifest;
 pub use open::{LinkState, OpenLayer, TREE};
+pub use reads::{read_reads, write_reads};
 pub use seal::{
     SealedLayer, finish_seal, read_open, seal, seal_unswept, sweep_or_leave, sweep_sealed,
 };

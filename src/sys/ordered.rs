@@ -29,6 +29,8 @@ pub enum Rank {
     StageTables,
     /// What is known of an inode.
     Inode,
+    /// What a view has noted of what was seen in it.
+    Reads,
 }
 
 #[cfg(debug_assertions)]

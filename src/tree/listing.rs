@@ -32,8 +32,8 @@ pub struct Listing {
     by_cookie: BTreeMap<u64, Listed>,
 }
 
-/// 64-bit FNV-1a, then a final mix so that similar names spread.
-fn hash(name: &OsStr) -> u64 {
+/// 64-bit FNV-1a, then a final mix so that similar names spread; at least [`FIRST`].
+pub fn hash(name: &OsStr) -> u64 {
     struct Fnv(u64);
     impl Hasher for Fnv {
         fn finish(&self) -> u64 {

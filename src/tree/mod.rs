@@ -4,6 +4,7 @@
 
 pub mod listing;
 pub mod marker;
+pub mod reads;
 pub mod shown;
 pub mod union;
 

@@ -293,6 +293,9 @@ impl View {
         if let Some(size) = set.size {
             let file = self.content(state, node, true)?;
             nix::unistd::ftruncate(&*file, size.cast_signed())?;
+            if size == 0 {
+                node.marks.rewritten();
+            }
         }
         if set.uid.is_some() || set.gid.is_some() {
             // The host's kernel drops setuid, setgid and capabilities here as
@@ -331,7 +334,10 @@ impl View {
         self.refresh(&state, &node)?;
         let here = node.inner.read().here.clone();
         match here {
-            Here::Below { stack, found } => stack.readlink(&found),
+            Here::Below { stack, found } => {
+                self.saw_content(&node);
+                stack.readlink(&found)
+            }
             _ => node.in_place(|| {
                 let path = node.upper_path().ok_or(node.gone())?;
                 at::readlink(&*state.open, &path)

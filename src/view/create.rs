@@ -129,6 +129,7 @@ impl View {
     ) -> Arc<Node> {
         let node = self.adopt(state, parent, name, Resolved { attr, here });
         node.count_lookup();
+        self.made_name(parent, name);
         if let Some(listing) = &mut parent.inner.write().listing {
             listing.insert(Listed {
                 name: name.to_os_string(),

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::sync::Arc;
 
+use super::lookup::From;
 use super::node::Node;
 use super::{Layers, ROOT, View};
 use crate::error::Result;
@@ -91,6 +92,7 @@ impl View {
         let node = self.node(ino)?;
         let _names = node.names.read();
         self.directory(&state, &node)?;
+        self.saw_names(&node);
         if cookie == 0 {
             // Whoever starts anew wants what is there now.
             node.inner.write().listing = None;
@@ -142,7 +144,8 @@ impl View {
     ) -> Result<bool> {
         let Listed { name, kind, ino } = listed;
         if attributes {
-            let Some((child, attr)) = self.child(state, parent, name)? else {
+            let (child, from) = self.child_from(state, parent, name)?;
+            let Some((child, attr)) = child else {
                 return Ok(true);
             };
             let taken = emit(Emit {
@@ -154,6 +157,9 @@ impl View {
             });
             if taken {
                 child.count_lookup();
+                if from == From::Stack {
+                    self.told_of(parent, name);
+                }
             } else {
                 drop(child);
                 self.evict(attr.ino);

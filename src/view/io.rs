@@ -94,6 +94,9 @@ impl View {
                         drop_privileges(&file, who)?;
                     }
                     nix::unistd::ftruncate(&*file, 0)?;
+                    node.marks.rewritten();
+                } else if access != OFlag::O_WRONLY {
+                    self.saw_content(&node);
                 }
                 let passthrough = self.may_pass(&state, &node)?;
                 let mut inner = node.inner.write();

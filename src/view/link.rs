@@ -102,6 +102,7 @@ impl View {
                 name: name.to_os_string(),
             };
             node.inner.write().add_place(node.kind, place);
+            self.made_name(&parent, name);
             if let Some(listing) = &mut parent.inner.write().listing {
                 listing.insert(Listed {
                     name: name.to_os_string(),

@@ -11,11 +11,24 @@ use super::node::{Content, DirHere, Here, Node, Place, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::{Error, Result};
 use crate::tree::marker::Marks;
+use crate::tree::reads::Sight;
 use crate::tree::union::{Entry, Found};
 use crate::tree::{Attr, Ino, Kind};
 
 /// `NAME_MAX` (limits.h).
 const NAME_MAX: usize = 255;
+
+/// What a name stands for.
+pub(super) type Child = (Arc<Node>, Attr);
+
+/// What says what a name stands for, or that it stands for nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum From {
+    /// The open layer.
+    Own,
+    /// The stack below.
+    Stack,
+}
 
 /// What a name stands for, before it has a node.
 pub(super) struct Resolved {
@@ -32,7 +45,15 @@ impl View {
         let state = self.layers()?;
         let parent = self.node(parent)?;
         let _names = parent.names.read();
-        let (node, attr) = self.child(&state, &parent, name)?.ok_or(Errno::ENOENT)?;
+        let (child, from) = self.child_from(&state, &parent, name)?;
+        if from == From::Stack {
+            let sight = match child {
+                Some(_) => Sight::FOUND,
+                None => Sight::MISSING,
+            };
+            self.saw_name(&parent, name, sight);
+        }
+        let (node, attr) = child.ok_or(Errno::ENOENT)?;
         node.count_lookup();
         Ok(attr)
     }
@@ -43,14 +64,25 @@ impl View {
         state: &Layers,
         parent: &Arc<Node>,
         name: &OsStr,
-    ) -> Result<Option<(Arc<Node>, Attr)>> {
-        let Some(resolved) = self.resolve(state, parent, name)? else {
-            return Ok(None);
+    ) -> Result<Option<Child>> {
+        Ok(self.child_from(state, parent, name)?.0)
+    }
+
+    /// [`View::child`], and what says so.
+    pub(super) fn child_from(
+        &self,
+        state: &Layers,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Result<(Option<Child>, From)> {
+        let (resolved, from) = self.resolve_from(state, parent, name)?;
+        let Some(resolved) = resolved else {
+            return Ok((None, from));
         };
         self.refresh_known(state, parent, name, resolved.attr.ino)?;
         let node = self.adopt(state, parent, name, resolved);
         let attr = self.attributes(state, &node)?;
-        Ok(Some((node, attr)))
+        Ok((Some((node, attr)), from))
     }
 
     /// Looks an inode's other names up again, if there are such and the stack
@@ -99,6 +131,15 @@ impl View {
         let new = || {
             let place = Some(place.clone());
             let node = Node::new(ino, attr.kind, place, state.generation, here.clone());
+            if matches!(
+                here,
+                Here::Upper {
+                    content: Content::Whole,
+                    ..
+                }
+            ) {
+                node.marks.rewritten();
+            }
             Arc::new(node)
         };
         let node = self.nodes.entry(ino).or_insert_with(new).clone();
@@ -137,6 +178,16 @@ impl View {
         parent: &Arc<Node>,
         name: &OsStr,
     ) -> Result<Option<Resolved>> {
+        Ok(self.resolve_from(state, parent, name)?.0)
+    }
+
+    /// [`View::resolve`], and what says so.
+    fn resolve_from(
+        &self,
+        state: &Layers,
+        parent: &Arc<Node>,
+        name: &OsStr,
+    ) -> Result<(Option<Resolved>, From)> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG.into());
         }
@@ -144,16 +195,15 @@ impl View {
         if dir.upper {
             let path = parent.path().join(name);
             match state.open.entry(&path)? {
-                Some(Entry::Whiteout) => return Ok(None),
+                Some(Entry::Whiteout) => return Ok((None, From::Own)),
                 Some(Entry::Present(attr, marks)) => {
-                    return self
-                        .in_upper(state, &dir, &path, name, attr, &marks)
-                        .map(Some);
+                    let here = self.in_upper(state, &dir, &path, name, attr, &marks)?;
+                    return Ok((Some(here), From::Own));
                 }
                 None => {}
             }
         }
-        self.resolve_below(state, &dir, name)
+        Ok((self.resolve_below(state, &dir, name)?, From::Stack))
     }
 
     /// What a name stands for in the stack, as if the open layer had nothing.

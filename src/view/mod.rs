@@ -15,6 +15,7 @@ mod link;
 mod lookup;
 mod node;
 mod privileges;
+mod reads;
 mod refresh;
 mod remove;
 mod rename;
@@ -41,6 +42,7 @@ pub use rename::RenameMode;
 pub use xattr::{ACCESS_ACL, SetXattr};
 
 use node::{DirHere, Here, Node};
+use reads::Notes;
 
 /// The attributes that stand for a name that does not exist: inode 0.
 pub fn missing() -> crate::tree::Attr {
@@ -78,6 +80,8 @@ pub struct View {
     /// Numbers of entries of layers that carry none, by layer and path.
     unnumbered: DashMap<(usize, PathBuf), Ino>,
     live: bool,
+    /// What was seen of the stack, unless the view is live.
+    notes: Option<Notes>,
     closed: AtomicBool,
 }
 
@@ -113,6 +117,7 @@ impl View {
             inos,
             unnumbered: DashMap::new(),
             live,
+            notes: (!live).then(Notes::new),
             closed: AtomicBool::new(false),
         }))
     }

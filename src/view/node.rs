@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 
+use super::reads::Marks;
 use crate::layer::{OpenLayer, Stack, TREE};
 use crate::sys::ordered::{Mutex, Rank, RwLock};
 use crate::tree::listing::Listing;
@@ -29,6 +30,7 @@ pub(super) struct Node {
     pub names: RwLock<()>,
     /// Held while this inode is copied up.
     pub copying: Mutex<()>,
+    pub marks: Marks,
     pub inner: RwLock<Inner>,
 }
 
@@ -255,6 +257,7 @@ impl Node {
             lookups: AtomicU64::new(0),
             names: RwLock::new(Rank::Names, ()),
             copying: Mutex::new(copying, ()),
+            marks: Marks::default(),
             inner: RwLock::new(
                 Rank::Inode,
                 Inner {

@@ -287,6 +287,7 @@ impl View {
         if let Some(listing) = &mut from.parent.inner.write().listing {
             listing.remove(from.name);
         }
+        self.made_name(to.parent, to.name);
         self.settle(source, from, to);
         Ok(())
     }

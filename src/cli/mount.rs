@@ -77,9 +77,15 @@ pub struct Arguments {
     /// [default DIR: /run/harness-fs/STAGE/NAME]
     #[arg(long, value_name = "NAME[=DIR]", value_parser = slot)]
     slot: Vec<(String, Option<PathBuf>)>,
+    /// Take it for a conflict if a step read what another changed at the same time, and merge
+    /// nothing. Without it that is a warning, as it is with --strict=false of `step run` and `step
+    /// merge`.
+    #[arg(long)]
+    strict: bool,
     /// Bring back a stage whose state was kept, with the options it had; where it logs is said anew.
     #[arg(long, conflicts_with_all = [
-        "workspace", "shared_path", "sharing", "from", "policy", "keep", "keep_both_as", "slot", "no_passthrough",
+        "workspace", "shared_path", "sharing", "from", "policy", "keep", "keep_both_as", "slot", "strict",
+        "no_passthrough",
         "durable", "resume_if_kept",
     ])]
     resume: bool,
@@ -119,6 +125,7 @@ impl Arguments {
             keep: KEEP,
             keep_both_as: None,
             slot: Vec::new(),
+            strict: false,
             resume: false,
             resume_if_kept: false,
             foreground: false,
@@ -285,6 +292,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         keep_both_as: arguments.keep_both_as.clone().unwrap_or_default(),
         sharing,
         slots: slots(&arguments.slot, place)?,
+        strict: arguments.strict,
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
         return Ok((Start::New { options, from }, mapped));

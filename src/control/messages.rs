@@ -84,6 +84,10 @@ pub struct RunRequest {
     /// How `keep-both` names its version, in place of what the stage was mounted with.
     #[serde(default)]
     pub keep_both_as: Option<SuffixPattern>,
+    /// Whether it is a conflict that it saw what another changed, in place of what the stage was
+    /// mounted with.
+    #[serde(default)]
+    pub strict: Option<bool>,
     /// How long what it leaves behind has to end by itself.
     #[serde(default = "grace_ms")]
     pub grace_ms: u64,
@@ -249,6 +253,9 @@ pub enum Request {
         /// What is said of some of the steps, by name.
         #[serde(default)]
         each: BTreeMap<String, OfOne>,
+        /// Whether it is a conflict that one saw what another changed.
+        #[serde(default)]
+        strict: Option<bool>,
         /// How long what is left in them has to end by itself.
         #[serde(default = "grace_ms")]
         grace_ms: u64,
@@ -283,8 +290,12 @@ pub enum Request {
         #[serde(default = "grace_ms")]
         grace_ms: u64,
     },
-    /// The steps there are.
-    StepList {},
+    /// The steps there are, or what they saw that others changed.
+    StepList {
+        /// What they saw.
+        #[serde(default)]
+        reads: bool,
+    },
     /// Merge what has ended of a group, without waiting for the rest.
     GroupClose {
         /// The group.

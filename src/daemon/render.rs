@@ -79,6 +79,18 @@ fn races(races: &[Race]) -> String {
     text
 }
 
+/// The same, for who asks.
+pub fn all_races(races: &[Race]) -> String {
+    let mut text = String::new();
+    for race in races {
+        line!(text, "{race}");
+    }
+    if races.is_empty() {
+        line!(text, "no step saw what another changed meanwhile");
+    }
+    text
+}
+
 /// A merge that was not done.
 pub fn conflict(report: &ConflictReport) -> String {
     format!("{report}\n{}", report.text)

@@ -300,12 +300,14 @@ impl Requests {
                 on_conflict,
                 keep_both_as,
                 each,
+                strict,
                 grace_ms,
             } => {
                 let all = Overrides {
                     on_conflict,
                     keep_both_as,
                     only: Vec::new(),
+                    strict,
                 };
                 let grace = Duration::from_millis(grace_ms);
                 super::steps::merge(self, &steps, &all, each, grace)
@@ -323,7 +325,11 @@ impl Requests {
             Request::StepDiscard { step, grace_ms } => {
                 super::steps::discard(self, &step, Duration::from_millis(grace_ms))
             }
-            Request::StepList {} => {
+            Request::StepList { reads: true } => {
+                let races = self.stage()?.races()?;
+                Ok(Reply::report(render::all_races(&races), &races))
+            }
+            Request::StepList { reads: false } => {
                 let stage = self.stage()?;
                 let (steps, (keep, made_way)) = (
                     [stage.steps(), stage.background_steps()].concat(),

@@ -425,6 +425,7 @@ impl RunEnd<'_> {
             on_conflict: self.run.on_conflict,
             keep_both_as: self.run.keep_both_as.clone(),
             only: Vec::new(),
+            strict: self.run.strict,
         }
     }
 
@@ -573,6 +574,7 @@ pub fn merge(
             on_conflict: one.on_conflict.or(all.on_conflict),
             keep_both_as: all.keep_both_as.clone(),
             only: one.only,
+            strict: all.strict,
         };
         (step.clone(), overrides)
     };

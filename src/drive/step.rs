@@ -342,6 +342,7 @@ impl<'a> Driver<'a> {
                     on_conflict: None,
                     keep_both_as: self.stage.workspace.keep_both_as.clone(),
                     each: [(name.clone(), of_one)].into(),
+                    strict: self.stage.workspace.strict.then_some(true),
                     grace_ms,
                 }
             }

@@ -109,6 +109,7 @@ impl<'a> Driver<'a> {
             on_conflict: None,
             keep_both_as: self.stage.workspace.keep_both_as.clone(),
             each,
+            strict: self.stage.workspace.strict.then_some(true),
             grace_ms: millis(self.setting.grace),
         };
         let merged = self.asking.ask(&request);

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Change, Facts, Policy};
+use super::{Change, Facts, Policy, Read};
 use crate::tree::{Kind, shown};
 
 /// In what way the two sides disagree about a path.
@@ -39,6 +39,9 @@ pub enum Class {
     /// The same, of a directory.
     #[serde(rename = "directory metadata")]
     DirectoryMetadata,
+    /// The step saw what another changed meanwhile.
+    #[serde(rename = "read/write")]
+    ReadWrite,
 }
 
 impl Class {
@@ -59,6 +62,7 @@ impl Class {
             Class::Busy => "busy",
             Class::Metadata => "metadata",
             Class::DirectoryMetadata => "directory metadata",
+            Class::ReadWrite => "read/write",
         }
     }
 }
@@ -83,6 +87,18 @@ pub enum Deed {
     Renamed,
     /// Has it open for writing.
     Open,
+    /// Read its content.
+    Read,
+    /// Listed its names.
+    Listed,
+    /// Looked it up, and it was there.
+    LookedUp,
+    /// Looked it up, and there was nothing.
+    FoundNothing,
+    /// Was told its attributes.
+    SawAttributes,
+    /// Nobody knows what it saw.
+    MayHaveRead,
 }
 
 impl Deed {
@@ -97,6 +113,12 @@ impl Deed {
             Deed::Removed => "removed it",
             Deed::Renamed => "renamed it",
             Deed::Open => "has it open for writing",
+            Deed::Read => "read it",
+            Deed::Listed => "listed it",
+            Deed::LookedUp => "looked it up",
+            Deed::FoundNothing => "found nothing there",
+            Deed::SawAttributes => "looked at its attributes",
+            Deed::MayHaveRead => "may have read it",
         }
     }
 
@@ -109,6 +131,19 @@ impl Deed {
             Change::Present(present) if present.was != Some(present.kind) => Deed::Replaced,
             Change::Present(present) if present.replaces_directory() => Deed::Replaced,
             Change::Present(_) => Deed::Changed,
+        }
+    }
+}
+
+impl From<Read> for Deed {
+    fn from(read: Read) -> Deed {
+        match read {
+            Read::Content => Deed::Read,
+            Read::Missing => Deed::FoundNothing,
+            Read::Found => Deed::LookedUp,
+            Read::Listing => Deed::Listed,
+            Read::Metadata => Deed::SawAttributes,
+            Read::Unknown => Deed::MayHaveRead,
         }
     }
 }
@@ -194,6 +229,20 @@ impl Hint {
             reason,
             option: format!("--on-conflict {policy}"),
             line: format!("--policy {}", quoted(&format!("{pattern}={policy}"))),
+        }
+    }
+}
+
+impl Hint {
+    /// How a step is merged all the same that saw what others changed.
+    pub(super) fn accepting(pattern: &str) -> Hint {
+        Hint {
+            reason: None,
+            option: "--strict=false".to_owned(),
+            line: format!(
+                "--policy {}",
+                quoted(&format!("{pattern}={}", Policy::Ignore))
+            ),
         }
     }
 }

@@ -13,8 +13,8 @@
 //! changed it: its version is taken. Both changed it alike: that version is taken. Otherwise it
 //! is a conflict of one [`Class`], ancestors first: a tree conflict is reported once, and nothing
 //! below it again. Two directories never conflict, their names unite; only their own metadata
-//! may. Where no conflict is reported, the result is what running the steps one after another
-//! would have given.
+//! may. Where no conflict is reported, and the step saw nothing that the stage changed ([`races`]),
+//! the result is what running the steps one after another would have given.
 //!
 //! A rename of a directory is one change at two paths. If the other side changed something below
 //! the old one, the conflict is reported where the step has the directory now or, if the stage
@@ -41,6 +41,7 @@ mod overlap;
 mod plan;
 mod policy;
 mod race;
+mod races;
 mod report;
 mod resolve;
 mod session;
@@ -58,6 +59,7 @@ pub use only::{Selection, part};
 pub use plan::{Action, JoinPlan, Links};
 pub use policy::{Policies, Policy, PolicyError};
 pub use race::{Race, Read};
+pub use races::{Observed, Sights, races, read_write};
 pub use session::{Inputs, Outcome};
 pub use sharing::{SharingMode, UnknownMode};
 pub use suffix::SuffixPattern;

@@ -124,6 +124,7 @@ pub struct Policies {
     override_with: Option<Policy>,
     rules: Vec<Rule>,
     keep_both_as: SuffixPattern,
+    strict: bool,
 }
 
 impl Policies {
@@ -134,6 +135,7 @@ impl Policies {
             override_with: None,
             rules: Vec::new(),
             keep_both_as: SuffixPattern::default(),
+            strict: false,
         }
     }
 
@@ -153,6 +155,17 @@ impl Policies {
     pub fn keep_both_as(mut self, pattern: SuffixPattern) -> Policies {
         self.keep_both_as = pattern;
         self
+    }
+
+    /// Says whether it is a conflict when a step saw what another changed.
+    pub fn strict(mut self, strict: bool) -> Policies {
+        self.strict = strict;
+        self
+    }
+
+    /// Whether it is a conflict when a step saw what another changed.
+    pub fn is_strict(&self) -> bool {
+        self.strict
     }
 
     /// The names that `keep-both` can give a step's version, best first.
@@ -178,7 +191,11 @@ impl Policies {
         } else if class.is_metadata() {
             Policy::Last
         } else {
-            matching(&SHIPPED).unwrap_or(Policy::Fail)
+            match matching(&SHIPPED).unwrap_or(Policy::Fail) {
+                // Where a name stands for a content, it does not matter who has read it when.
+                Policy::Last if class == Class::ReadWrite => Policy::Ignore,
+                policy => policy,
+            }
         }
     }
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::Deed;
 use crate::tree::shown::{self, shown};
 
+/// So many names of a listing are in the line for people.
+const IN_A_LINE: usize = 3;
+
 /// In what way a step has seen a path. A path that was seen in several ways counts as the first of
 /// them that applies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -17,10 +20,10 @@ pub enum Read {
     Content,
     /// Looked it up, and there was nothing.
     Missing,
-    /// Looked it up, and it was there.
-    Found,
     /// Listed its names.
     Listing,
+    /// Looked it up, and it was there.
+    Found,
     /// Was told its size, times, mode, owner or extended attributes.
     Metadata,
     /// Perhaps: what it has seen was not, or not all, written down.
@@ -87,8 +90,13 @@ impl fmt::Display for Race {
                 write!(f, "{step} listed {path}, which {writer} {did}")
             }
             Read::Listing => {
-                let names = self.names.join(", ");
-                write!(f, "{step} listed {path}, where {writer} {did} {names}")
+                let (first, more) = self.names.split_at(self.names.len().min(IN_A_LINE));
+                let names = first.join(", ");
+                let more = if more.is_empty() { "" } else { ", …" };
+                write!(
+                    f,
+                    "{step} listed {path}, where {writer} {did} {names}{more}"
+                )
             }
         }
     }

@@ -33,10 +33,27 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Adds conflicts that need nothing to be done in the join layer.
+    pub(super) fn add(&mut self, conflicts: Vec<Conflict>) {
+        self.conflicts.extend(conflicts);
+        sort(&mut self.conflicts);
+        if self.unresolved().next().is_some() {
+            self.plan = None;
+        }
+    }
+
     /// The conflicts that no policy decided.
     pub fn unresolved(&self) -> impl Iterator<Item = &Conflict> {
         self.conflicts.iter().filter(|conflict| !conflict.resolved)
     }
+}
+
+/// Deletions first, then by path.
+fn sort(conflicts: &mut [Conflict]) {
+    conflicts.sort_by(|a, b| {
+        let key = |conflict: &Conflict| !conflict.is_deletion();
+        key(a).cmp(&key(b)).then_with(|| a.path.cmp(&b.path))
+    });
 }
 
 /// The state of one merge. `groups` finds what spans several paths, `classify` walks the tree,
@@ -83,10 +100,7 @@ impl<'a, C: Compare> Session<'a, C> {
     }
 
     pub fn finish(mut self) -> Outcome {
-        self.conflicts.sort_by(|a, b| {
-            let key = |conflict: &Conflict| !conflict.is_deletion();
-            key(a).cmp(&key(b)).then_with(|| a.path.cmp(&b.path))
-        });
+        sort(&mut self.conflicts);
         self.plan.sort();
         let decided = self.conflicts.iter().all(|conflict| conflict.resolved);
         Outcome {

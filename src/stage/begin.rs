@@ -199,6 +199,8 @@ impl Stage {
             private,
             slot,
         };
+        // Of an earlier step of this name that made way for others.
+        self.reads.lock().remove(step);
         next.steps.insert(step.to_owned(), started);
         next.gone.remove(step);
         member_begins(next, step);

@@ -99,6 +99,7 @@ impl Stage {
             failed: Default::default(),
             aborted: None,
             base: base_of_open(&next, members),
+            strict: Default::default(),
         };
         next.groups.insert(name.to_owned(), group);
         next.finished.remove(name);
@@ -428,6 +429,7 @@ pub(super) fn member_begins(state: &mut State, step: &str) {
         group.failed.remove(step);
         group.on_conflict.remove(step);
         group.keep_both_as.remove(step);
+        group.strict.remove(step);
     }
 }
 
@@ -463,6 +465,9 @@ fn member_succeeds(state: &mut State, name: &str, step: &str, overrides: &Overri
     }
     if let Some(pattern) = overrides.keep_both_as.clone() {
         group.keep_both_as.insert(step.to_owned(), pattern);
+    }
+    if let Some(strict) = overrides.strict {
+        group.strict.insert(step.to_owned(), strict);
     }
 }
 

@@ -36,6 +36,7 @@ impl Stage {
             discarded = make_way(next, step);
         })?;
         for step in &discarded {
+            self.reads.lock().remove(step);
             let note = format!(
                 "step '{step}' is discarded, the oldest of the failed ones that are kept: there are no \
                  more than {} (`mount --keep`)",

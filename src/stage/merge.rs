@@ -3,17 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::compare::Sides;
 use super::content::Known;
-use super::delta::Scan;
 use super::groups::member_leaves;
 use super::join::Join;
 use super::numbers::Suspects;
 use super::part::{Unit, units};
+use super::races::remember;
 use super::renamed::Renamed;
 use super::since::AllSince;
 use super::state::{Phase, State, now};
@@ -22,7 +21,8 @@ use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
 use crate::error::Result;
 use crate::layer::{OpenLayer, Stack, seal};
 use crate::merge::{
-    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, Race, Selection, SuffixPattern, classify,
+    Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, Race, Selection, Sights, SuffixPattern,
+    classify, races, read_write,
 };
 use crate::sys::at;
 
@@ -59,6 +59,8 @@ pub struct Overrides {
     /// What of the step's changes is merged: those at paths that one of these patterns
     /// matches. All of them if there are none.
     pub only: Vec<String>,
+    /// Whether it is a conflict that a step saw what another changed.
+    pub strict: Option<bool>,
 }
 
 impl From<Option<Policy>> for Overrides {
@@ -138,7 +140,7 @@ impl Stage {
             }
             policies.insert(step.clone(), self.policies(overrides)?);
             if known_step(&self.state.lock(), step)?.state == Phase::Open {
-                notes.extend(self.seal_as(step, Phase::Sealed, None)?);
+                notes.extend(self.seal_to_merge(step)?);
             }
         }
         self.seal_dirty_head()?;
@@ -173,6 +175,7 @@ impl Stage {
                 next.gone.insert(step.clone(), MERGED.to_owned());
                 member_leaves(&mut next, step);
             }
+            remember(&mut next, steps, &prepared.report.races);
             let new = self.stack_of(&next.stack)?;
             self.commit(&mut next)?;
             stacks = Some((old.clone(), new.clone()));
@@ -189,6 +192,7 @@ impl Stage {
         }
         failpoint::hit("merge-after-commit");
         for step in steps {
+            self.reads.lock().remove(step);
             recover::remove_view(&self.view_dir(step));
         }
         failpoint::hit("merge-before-invalidate");
@@ -243,11 +247,14 @@ impl Stage {
         Ok((units, made))
     }
 
-    fn policies(&self, overrides: Overrides) -> Result<Policies, Failure> {
+    pub(super) fn policies(&self, overrides: Overrides) -> Result<Policies, Failure> {
         let options = self.options();
         let wrong = |error: crate::merge::PolicyError| Failure::Usage(error.to_string());
         let pattern = overrides.keep_both_as.unwrap_or(options.keep_both_as);
-        let mut policies = Policies::new(options.mapped).keep_both_as(pattern);
+        let strict = overrides.strict.unwrap_or(options.strict);
+        let mut policies = Policies::new(options.mapped)
+            .keep_both_as(pattern)
+            .strict(strict);
         for rule in &options.policies {
             policies = policies.rule(&rule.pattern, rule.policy).map_err(wrong)?;
         }
@@ -282,6 +289,7 @@ impl Stage {
         let mut next = self.state.lock().clone();
         for step in steps {
             if let Some(known) = next.steps.get_mut(step) {
+                self.save_reads(step, known.layer.as_ref());
                 known.state = Phase::Kept;
                 known.reason = Some(reason.clone());
                 known.kept_in = None;
@@ -347,7 +355,8 @@ impl Stage {
         prepared: &mut Prepared,
     ) -> Result<(), Failure> {
         let step = unit.name();
-        let Some(layer) = unit.layers.first() else {
+        let layer = unit.layers.first();
+        if layer.is_none() {
             let quiet = unit
                 .steps
                 .iter()
@@ -358,29 +367,23 @@ impl Stage {
                     _ => format!("step '{step}' changed nothing"),
                 });
             prepared.report.notes.extend(quiet);
-            return Ok(());
-        };
+        }
         let mut ids = state.stack.clone();
         ids.extend(prepared.pushed.iter().cloned());
-        if ids == unit.base && busy.is_empty() {
+        // What changed nothing can be merged into anything, but then it cannot be compared.
+        let left = !ids.starts_with(&unit.base);
+        if left || ids == unit.base && (busy.is_empty() || layer.is_none()) {
             // Nobody changed anything since the step began: a merge of one is
             // the step itself.
-            prepared.pushed.push(layer.clone());
+            prepared.pushed.extend(layer.cloned());
             return Ok(());
         }
-        let base = self.stack_of(&unit.base)?;
         let stage = self.stack_of(&ids)?;
-        let view = base.with(self.layer(layer)?);
         let mut since = all_since.take(unit.base.len());
         self.read_since(&mut since, &stage, &ids)?;
-        let sides = Sides {
-            step_scan: Scan::of(&view, base.layers().len(), &Arc::from(step))?,
-            stage_scan: std::mem::take(&mut since.scan),
-            base,
-            stage,
-            step: view,
-            known: all_since.known().clone(),
-        };
+        let stage_scan = std::mem::take(&mut since.scan);
+        let did = (unit.base.as_slice(), layer);
+        let sides = self.sides(step, did, &ids, stage_scan, all_since.known())?;
         let inputs = Inputs {
             stage: &sides.stage_scan.delta,
             step: &sides.step_scan.delta,
@@ -388,21 +391,31 @@ impl Stage {
             busy,
             policies,
         };
-        let outcome: Outcome = classify(&inputs, &mut &sides)?;
+        let mut outcome: Outcome = classify(&inputs, &mut &sides)?;
+        for step in &unit.steps {
+            let reads = self.reads_of(step, known_step(state, step)?);
+            let sights = sides.sights(reads.as_deref(), step, policies);
+            if policies.is_strict() {
+                read_write(&mut outcome, &sights, &mut &sides)?;
+            } else {
+                prepared.report.races.extend(races(&sights, &mut &sides)?);
+                prepared.report.notes.extend(unknown(step, &sights));
+            }
+        }
         prepared.text.push_str(&outcome.text());
-        prepared.pushed.push(layer.clone());
+        prepared.pushed.extend(layer.cloned());
         prepared.report.conflicts.extend(outcome.conflicts);
-        match outcome.plan {
+        match (outcome.plan, layer) {
             // The steps after it are still compared, for the report.
-            None => prepared.undecided = true,
-            Some(plan) if !prepared.undecided => {
+            (None, _) => prepared.undecided = true,
+            (Some(plan), Some(layer)) if !prepared.undecided => {
                 let below = sides.stage.with(self.layer(layer)?);
                 if let Some(id) = self.make_join(step, &plan, &sides, &below)? {
                     prepared.pushed.push(id.clone());
                     prepared.report.join_layers.push(id);
                 }
             }
-            Some(_) => {}
+            _ => {}
         }
         since.scan = sides.stage_scan;
         all_since.put(unit.base.len(), since);
@@ -454,6 +467,19 @@ impl Stage {
             }
         }
     }
+}
+
+/// A sentence where it cannot be told whether a step saw what others changed.
+fn unknown(step: &str, sights: &Sights<'_>) -> Option<String> {
+    let why = match sights.reads {
+        _ if sights.stage.is_empty() => return None,
+        None => "is not known any more",
+        Some(reads) if reads.is_partial() => "is too much to be kept",
+        Some(_) => return None,
+    };
+    Some(format!(
+        "what step '{step}' read {why}: whether others have changed it since cannot be told"
+    ))
 }
 
 /// Whether these steps can be merged in one go.

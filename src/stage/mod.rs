@@ -38,6 +38,7 @@ pub mod occupants;
 mod part;
 mod past;
 mod places;
+mod races;
 mod recover;
 mod renamed;
 mod reserve;
@@ -66,6 +67,7 @@ use crate::layer::{Base, Inos, Layer, OpenLayer, SealedLayer, Stack};
 use crate::sys::inherit::hand_nothing_down;
 use crate::sys::ordered::{Mutex, Rank};
 use crate::sys::{at, mount};
+use crate::tree::reads::Reads;
 use crate::view::View;
 
 pub use begin::{Beginning, Start};
@@ -133,6 +135,9 @@ pub struct Stage {
     leases: Mutex<Leases>,
     /// Commands that live in the stage view.
     background: Mutex<BTreeMap<String, Background>>,
+    /// What steps have seen that have ended since the daemon started, and are neither merged nor
+    /// discarded.
+    reads: Mutex<HashMap<String, Arc<Reads>>>,
     /// Journal records that the next commit makes superfluous.
     pending: Mutex<Vec<String>>,
     /// What `resume` has to tell.
@@ -182,6 +187,7 @@ impl Stage {
             groups: BTreeMap::new(),
             finished: BTreeMap::new(),
             gone: BTreeMap::new(),
+            races: Vec::new(),
         };
         let stage = Stage::assemble(state_dir, &state, sessions, Vec::new())?;
         stage.commit(&mut state)?;
@@ -231,6 +237,7 @@ impl Stage {
             layers: cache,
             leases: Mutex::new(Rank::StageTables, Leases::default()),
             background: Mutex::new(Rank::StageTables, BTreeMap::new()),
+            reads: Mutex::new(Rank::StageTables, HashMap::new()),
             pending: Mutex::new(Rank::StageTables, Vec::new()),
             notes,
             past_requests: Mutex::new(Rank::StageTables, BTreeMap::new()),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Overrides, failpoint, reserve};
 use crate::error::{Context, Error, Result};
-use crate::merge::{Policy, SharingMode, SuffixPattern};
+use crate::merge::{Policy, Race, SharingMode, SuffixPattern};
 use crate::tree::Ino;
 
 /// The file's name in the state directory.
@@ -50,6 +50,8 @@ pub struct Options {
     pub sharing: BTreeMap<PathBuf, SharingMode>,
     /// Where containers of their own get to see steps.
     pub slots: Vec<Slot>,
+    /// It is a conflict that a step saw what another changed.
+    pub strict: bool,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             keep_both_as: SuffixPattern::default(),
             sharing: BTreeMap::new(),
             slots: Vec::new(),
+            strict: false,
         }
     }
 }
@@ -208,6 +211,9 @@ pub struct GroupState {
     /// The layers that its members start from, once the first has begun.
     #[serde(default)]
     pub base: Option<Vec<String>>,
+    /// Whether a member said that it is a conflict when it saw what another changed.
+    #[serde(default)]
+    pub strict: BTreeMap<String, bool>,
 }
 
 impl GroupState {
@@ -226,6 +232,7 @@ impl GroupState {
             on_conflict: self.on_conflict.get(member).copied(),
             keep_both_as: self.keep_both_as.get(member).cloned(),
             only: Vec::new(),
+            strict: self.strict.get(member).copied(),
         }
     }
 }
@@ -271,6 +278,9 @@ pub struct State {
     /// Steps that are gone, and how (`merged` or `discarded`).
     #[serde(default)]
     pub gone: BTreeMap<String, String>,
+    /// What steps that were merged lately saw that others changed meanwhile.
+    #[serde(default)]
+    pub races: Vec<Race>,
 }
 
 impl State {

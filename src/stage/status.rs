@@ -104,6 +104,8 @@ pub struct Status {
     pub sharing: BTreeMap<String, SharingMode>,
     /// Commits are synced to the disk.
     pub durable: bool,
+    /// It is a conflict that a step saw what another changed.
+    pub strict: bool,
     /// The open views.
     pub views: Vec<ViewInfo>,
     /// Steps that are open, wait to be merged, or are kept.
@@ -176,6 +178,7 @@ impl Stage {
             mapped: state.options.mapped.clone(),
             sharing: sharing(&state),
             durable: state.options.durable,
+            strict: state.options.strict,
             views,
             steps: [steps(&state), self.background_steps()].concat(),
             slots: slots::infos(&state),

@@ -1,6 +1,7 @@
 //! The life of a step: seal, keep, discard.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -157,6 +158,28 @@ impl Stage {
         } else if phase == Phase::Sealed {
             return Ok(notes);
         }
+        let layer = known_step(&self.state.lock(), step)?.layer.clone();
+        self.save_reads(step, layer.as_ref());
+        self.commit_end(step, phase, reason, change)?;
+        Ok(notes)
+    }
+
+    /// [`Stage::seal_as`] for an open step that is merged next: what it saw is needed no more
+    /// then, and not written down.
+    pub(super) fn seal_to_merge(&self, step: &str) -> Result<Vec<String>, Failure> {
+        let known = known_step(&self.state.lock(), step)?.clone();
+        let notes = self.end_view(step, &known)?;
+        self.commit_end(step, Phase::Sealed, None, |_| ())?;
+        Ok(notes)
+    }
+
+    fn commit_end(
+        &self,
+        step: &str,
+        phase: Phase,
+        reason: Option<&str>,
+        change: impl FnOnce(&mut State),
+    ) -> Result<(), Failure> {
         let mut next = self.state.lock().clone();
         if let Some(known) = next.steps.get_mut(step) {
             known.state = phase;
@@ -167,7 +190,7 @@ impl Stage {
         self.commit(&mut next)?;
         failpoint::hit("seal-step-after-commit");
         recover::remove_view(&self.view_dir(step));
-        Ok(notes)
+        Ok(())
     }
 
     pub(super) fn sealed(&self, name: &str, layer: Option<String>) -> Result<SealedStep, Failure> {
@@ -198,6 +221,10 @@ impl Stage {
             notes = tell_of_writers(&self.options().mapped, &held);
         }
         let open = running.view.close()?;
+        if let Some(reads) = running.view.take_reads() {
+            let mut all = self.reads.lock();
+            all.insert(step.to_owned(), Arc::new(reads));
+        }
         let state = self.state.lock().clone();
         reserve::or_spend(&self.dir, || {
             drop_unmerged(&state, known, &open, || self.stack_of(&known.base_stack))
@@ -286,6 +313,7 @@ impl Stage {
         change(&mut next);
         self.commit(&mut next)?;
         self.running.lock().remove(step);
+        self.reads.lock().remove(step);
         recover::remove_view(&self.view_dir(step));
         self.sweep_layers();
         Ok(())

@@ -18,6 +18,7 @@ mod parts;
 mod passthrough;
 mod places;
 mod protocol;
+mod reads;
 mod rig;
 mod rollback;
 mod sharing;

@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use harness_fs::merge::Policy;
-use harness_fs::stage::Failure;
+use harness_fs::stage::{Failure, Overrides};
 
 use crate::rig::{Rig, Tree, names};
 
 /// A row: what both sides did, and what the table says of it.
 struct Row<'a> {
     line: usize,
+    /// Whether what the step only read counts.
+    strict: bool,
     stage: String,
     step: String,
     class: &'a str,
@@ -23,18 +25,27 @@ fn rows(text: &str) -> Vec<Row<'_>> {
     let table = lines
         .skip_while(|(_, line)| *line != "## Case by case")
         .skip(1)
-        .take_while(|(_, line)| !line.starts_with("## "))
-        .filter(|(_, line)| line.starts_with("| `"));
-    table.map(|(index, line)| row(index + 1, line)).collect()
+        .take_while(|(_, line)| !line.starts_with("## "));
+    let (mut rows, mut strict) = (Vec::new(), false);
+    for (index, line) in table {
+        if line.starts_with("| `") {
+            rows.push(row(index + 1, strict, line));
+        } else if line.ends_with(':') {
+            // The last line of what a table is about.
+            strict = line.contains("`--strict`");
+        }
+    }
+    rows
 }
 
-fn row(number: usize, line: &str) -> Row<'_> {
+fn row(number: usize, strict: bool, line: &str) -> Row<'_> {
     let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
     let [stage, step, class, last, first, both] = cells[..] else {
         panic!("line {number}: {} cells", cells.len());
     };
     Row {
         line: number,
+        strict,
         stage: commands(stage),
         step: commands(step),
         class: class.trim_matches('`'),
@@ -45,9 +56,17 @@ fn row(number: usize, line: &str) -> Row<'_> {
 /// A shell's line as one of [`crate::program`].
 fn commands(cell: &str) -> String {
     let command = |command: &str| -> String {
+        if let Some((test, then)) = command.split_once(" && ") {
+            let path = test.trim().strip_prefix("test -e ").unwrap();
+            return format!("test -e 0/{path} && {}", commands(then));
+        }
         let words: Vec<&str> = command.split_whitespace().collect();
         if let ["echo", text, to] = words[..] {
             return format!("write 0/{} {text}", to.strip_prefix('>').unwrap());
+        }
+        if let ["cat" | "ls", from, to] = words[..] {
+            let to = to.strip_prefix('>').unwrap();
+            return format!("{} 0/{from} 0/{to}", words[0]);
         }
         let arguments = words.iter().enumerate().map(|(at, word)| match at {
             0 => (*word).to_owned(),
@@ -180,9 +199,18 @@ fn ready(row: &Row<'_>) -> (Rig, Shown) {
     (rig, stage)
 }
 
+fn decided(policy: Policy, strict: bool) -> Overrides {
+    Overrides {
+        on_conflict: Some(policy),
+        strict: Some(strict),
+        ..Overrides::default()
+    }
+}
+
 /// The classes that are reported, each once.
-fn classes(rig: &Rig) -> String {
-    let conflicts = match rig.stage.merge(&names(&["step"]), Some(Policy::Fail)) {
+fn classes(rig: &Rig, strict: bool) -> String {
+    let overrides = decided(Policy::Fail, strict);
+    let conflicts = match rig.stage.merge(&names(&["step"]), overrides) {
         Ok(report) => report.conflicts,
         Err(Failure::Conflict(report)) => report.conflicts,
         Err(failure) => panic!("{failure}"),
@@ -202,14 +230,15 @@ fn wrong_with(row: &Row<'_>, base: &Shown) -> String {
         let (rig, stage) = ready(row);
         let mut merged = false;
         if policy == Policy::Last {
-            let told = classes(&rig);
+            let told = classes(&rig, row.strict);
             merged = !rig.stage.steps().iter().any(|step| step.name == "step");
             if told != row.class.trim_matches('–') {
                 writeln!(wrong, "  the class is '{told}'").unwrap();
             }
         }
         if !merged {
-            rig.stage.merge(&names(&["step"]), Some(policy)).unwrap();
+            let overrides = decided(policy, row.strict);
+            rig.stage.merge(&names(&["step"]), overrides).unwrap();
         }
         let cell = match cell {
             "as `last`" => row.outcomes[0],

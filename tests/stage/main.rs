@@ -14,6 +14,7 @@ mod links;
 mod merges;
 mod program;
 mod properties;
+mod races;
 mod random;
 mod rig;
 mod rollback;

@@ -264,7 +264,7 @@ fn one_round_of_links(seed: u64) -> bool {
         on_conflict: policy[seed as usize % 4],
         // Before or behind the path, where everything is in order of names.
         keep_both_as: (seed % 8 < 4).then(|| "{step}-{stem}{ext}".parse().unwrap()),
-        only: Vec::new(),
+        ..Overrides::default()
     };
     let both = names(&["a", "b"]);
     let rig = Rig::new();

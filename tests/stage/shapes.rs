@@ -74,7 +74,7 @@ fn one_round_of_shapes(seed: u64) -> bool {
             keep_both_as: seed
                 .is_multiple_of(2)
                 .then(|| "{step}-{stem}{ext}".parse().unwrap()),
-            only: Vec::new(),
+            ..Overrides::default()
         };
         println!("seed {seed}: {step} {overrides:?}");
         match rig.stage.merge(&names(&[step]), overrides) {

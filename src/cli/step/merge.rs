@@ -35,6 +35,10 @@ pub struct Arguments {
     /// forget the rest; may be repeated.
     #[arg(long, value_name = "GLOB")]
     only: Vec<String>,
+    /// Merge nothing if one of them read what another changed at the same time;
+    /// --strict=false: merge all the same [default: as mounted].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    strict: Option<bool>,
     /// How long processes left in the steps have to end before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
@@ -62,6 +66,7 @@ pub fn run(arguments: Arguments, place: &Place) -> Result<u8, Trouble> {
         on_conflict: arguments.on_conflict,
         keep_both_as: arguments.keep_both_as,
         each,
+        strict: arguments.strict,
         grace_ms: policy::millis(arguments.grace),
     };
     show(place.ask(&request)?, arguments.json)

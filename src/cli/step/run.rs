@@ -59,6 +59,10 @@ pub struct Arguments {
     /// How keep-both names its version; see `mount` [default: as mounted].
     #[arg(long, value_name = "PATTERN")]
     keep_both_as: Option<SuffixPattern>,
+    /// Merge nothing if it read what another changed at the same time;
+    /// --strict=false: merge all the same [default: as mounted].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    strict: Option<bool>,
     /// How long processes it leaves behind have to end before they are killed.
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = policy::duration)]
     grace: Duration,
@@ -95,6 +99,7 @@ fn carry_out(arguments: &Arguments, place: &Place) -> Result<Ran, Trouble> {
         on_failure: arguments.on_failure,
         on_conflict: arguments.on_conflict,
         keep_both_as: arguments.keep_both_as.clone(),
+        strict: arguments.strict,
         grace_ms: policy::millis(arguments.grace),
         private: arguments.private.clone(),
     });

@@ -39,7 +39,7 @@ pub fn ask(
             look = Client::connect(&place.state_dir, &place.label, patience).ok();
         }
         let Some(other) = &mut look else { continue };
-        let Ok(Reply::Report { data, .. }) = other.ask(&Request::StepList {}) else {
+        let Ok(Reply::Report { data, .. }) = other.ask(&Request::StepList { reads: false }) else {
             break;
         };
         let waits = waits_for(&data, step);

@@ -11,7 +11,7 @@ struct Echo(AtomicUsize);
 impl Handler for Echo {
     fn handle(&self, request: Request, connection: &mut Connection) -> Reply {
         match request {
-            Request::StepList {} => match connection.ended(&Reply::done()) {
+            Request::StepList { .. } => match connection.ended(&Reply::done()) {
                 Some(ended) => Reply::report(format!("{ended:?}"), &1),
                 None => Reply::done(),
             },
@@ -138,7 +138,7 @@ fn a_line_that_is_too_long_is_not_read_on() {
 fn while_a_command_runs_only_its_end_can_be_told() {
     let dir = start();
     let mut wire = speak(dir.path(), HELLO);
-    wire.send(&Request::StepList {}).unwrap();
+    wire.send(&Request::StepList { reads: false }).unwrap();
     let _: Reply = wire.receive().unwrap().unwrap();
     for bad in [r#"{"status":{}}"#, "nonsense"] {
         say(&wire, bad);

@@ -1,0 +1,188 @@
+//! What steps saw that others changed meanwhile: found when a step is merged, kept for who asks.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::compare::Sides;
+use super::content::Known;
+use super::delta::Scan;
+use super::ended::is_stranded;
+use super::merge::Overrides;
+use super::since::AllSince;
+use super::state::{Phase, State, StepState};
+use super::{Failure, Stage};
+use crate::error::{Context, Error, Result};
+use crate::layer::{read_reads, write_reads};
+use crate::merge::{Effect, Observed, Policies, Race, Sights, races};
+use crate::sys::at;
+use crate::tree::Kind;
+use crate::tree::reads::Reads;
+
+/// So many are kept of steps that were merged.
+const KEPT: usize = 200;
+
+impl Stage {
+    /// What steps saw that others changed meanwhile: those that were merged lately, as it was found
+    /// then, and those that have ended and wait or are kept, as it is now.
+    ///
+    /// # Errors
+    /// What the layers report.
+    pub fn races(&self) -> Result<Vec<Race>, Failure> {
+        let (state, _lease) = self.lease(|state| state.layers().cloned().collect());
+        let mut all = state.races.clone();
+        let policies = self.policies(Overrides::default())?;
+        let ended = state.steps.iter();
+        let ended = ended.filter(|(_, known)| known.state != Phase::Open);
+        for (step, known) in ended.filter(|(_, known)| !is_stranded(&state, known)) {
+            all.extend(self.races_now(&state, step, known, &policies)?);
+        }
+        Ok(all)
+    }
+
+    fn races_now(
+        &self,
+        state: &State,
+        step: &str,
+        known: &StepState,
+        policies: &Policies,
+    ) -> Result<Vec<Race>> {
+        if state.stack == known.base_stack || !state.stack.starts_with(&known.base_stack) {
+            return Ok(Vec::new());
+        }
+        let reads = self.reads_of(step, known);
+        let mut all_since = AllSince::new(&Rc::<Known>::default());
+        let mut since = all_since.take(known.base_stack.len());
+        let stage = self.stack_of(&state.stack)?;
+        self.read_since(&mut since, &stage, &state.stack)?;
+        let did = (known.base_stack.as_slice(), known.layer.as_ref());
+        let sides = self.sides(step, did, &state.stack, since.scan, all_since.known())?;
+        races(&sides.sights(reads.as_deref(), step, policies), &mut &sides)
+    }
+
+    /// Both sides of a step's merge into a stack: of what it began on, and its layer.
+    pub(super) fn sides(
+        &self,
+        step: &str,
+        (base, layer): (&[String], Option<&String>),
+        onto: &[String],
+        stage_scan: Scan,
+        content: &Rc<Known>,
+    ) -> Result<Sides> {
+        let base = self.stack_of(base)?;
+        let (view, step_scan) = match layer {
+            Some(layer) => {
+                let view = base.with(self.layer(layer)?);
+                let scan = Scan::of(&view, base.layers().len(), &Arc::from(step))?;
+                (view, scan)
+            }
+            None => (base.clone(), Scan::default()),
+        };
+        Ok(Sides {
+            step_scan,
+            stage_scan,
+            base,
+            stage: self.stack_of(onto)?,
+            step: view,
+            known: content.clone(),
+        })
+    }
+
+    /// What a step saw of what it began on; `None` if that is not known.
+    pub(super) fn reads_of(&self, step: &str, known: &StepState) -> Option<Arc<Reads>> {
+        if let Some(reads) = self.reads.lock().get(step) {
+            return Some(reads.clone());
+        }
+        let id = known.layer.as_ref()?;
+        let read = || read_reads(at::open_dir(&self.sealed, Path::new(id))?);
+        match read() {
+            Ok(reads) => reads.map(Arc::new),
+            Err(error) => {
+                log::warn!("what step '{step}' read is not known: layer {id}: {error}");
+                None
+            }
+        }
+    }
+
+    /// Writes what a step saw beside its layer, where that is going to stay for a while.
+    pub(super) fn save_reads(&self, step: &str, layer: Option<&String>) {
+        let reads = self.reads.lock().get(step).cloned();
+        let (Some(reads), Some(id)) = (reads, layer) else {
+            return;
+        };
+        let path = self.layers_dir().join(id);
+        let write = || write_reads(at::open_dir(nix::fcntl::AT_FDCWD, &path)?, &reads);
+        if let Err(error) = write().context(|| path.display().to_string()) {
+            // Only after a death of the daemon will it be missed.
+            log::warn!("what step '{step}' read is not written down: {error}");
+        }
+    }
+}
+
+/// Remembers what steps saw that were merged just now, and of those before as much as there is
+/// room for.
+pub(super) fn remember(state: &mut State, steps: &[String], races: &[Race]) {
+    state.races.retain(|race| !steps.contains(&race.step));
+    state.races.extend_from_slice(races);
+    let old = state.races.len().saturating_sub(KEPT);
+    state.races.drain(..old);
+}
+
+impl Sides {
+    /// What the step saw, to be compared.
+    pub fn sights<'a>(
+        &'a self,
+        reads: Option<&'a Reads>,
+        step_name: &'a str,
+        policies: &'a Policies,
+    ) -> Sights<'a> {
+        Sights {
+            reads,
+            stage: &self.stage_scan.delta,
+            step: &self.step_scan.delta,
+            step_name,
+            policies,
+        }
+    }
+}
+
+impl Observed for &Sides {
+    type Error = Error;
+
+    fn kinds(&mut self, path: &Path) -> Result<[Option<Kind>; 2]> {
+        let kind = |stack: &crate::layer::Stack| -> Result<Option<Kind>> {
+            Ok(stack.find(path)?.map(|found| found.attr.kind))
+        };
+        Ok([kind(&self.base)?, kind(&self.stage)?])
+    }
+
+    fn turned(&mut self, path: &Path) -> Result<Effect> {
+        let (Some(before), Some(now)) = (self.base.find(path)?, self.stage.find(path)?) else {
+            return Ok(Effect::Content);
+        };
+        let (before, now) = (self.seen(&self.base, &before), self.seen(&self.stage, &now));
+        Ok(
+            match (now.same_content(before)?, now.same_metadata(before)?) {
+                (false, _) => Effect::Content,
+                (true, false) => Effect::Metadata,
+                (true, true) => Effect::Nothing,
+            },
+        )
+    }
+
+    fn own(&mut self, path: &Path) -> Result<Option<Kind>> {
+        Ok(self.step.find(path)?.map(|found| found.attr.kind))
+    }
+
+    fn names(&mut self, path: &Path) -> Result<BTreeSet<OsString>> {
+        let mut names = BTreeSet::new();
+        for stack in [&self.base, &self.stage] {
+            if let Some(found) = stack.find(path)? {
+                names.extend(stack.list(&found.parts)?.into_keys());
+            }
+        }
+        Ok(names)
+    }
+}

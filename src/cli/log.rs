@@ -10,9 +10,10 @@ use crate::control::Request;
 /// was sealed, how many entries it adds or changes, how many it deletes, how
 /// many bytes it holds, and the snapshots that were taken on top of it. A layer
 /// is made by a step; by a merge, for what a policy decided ("join"); by what
-/// is written outside of steps ("head"); by `mount --from` ("import"); or it is
-/// what the mapped paths held ("base"), which comes last. "not in the tree" are
-/// the layers of steps that are not merged, and those that only a snapshot has.
+/// is written outside of steps, or by background steps ("head"); by `mount
+/// --from` ("import"); or it is what the mapped paths held ("base"), which comes
+/// last. "not in the tree" are the layers of steps that are not merged, and those
+/// that only a snapshot has.
 ///
 /// What is written outside of steps gets its layer when the next step begins,
 /// or a snapshot is taken.

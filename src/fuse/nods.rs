@@ -7,11 +7,12 @@
 //! requests that come of it and does nothing: it *is* done. What everybody sees
 //! is the same before and after.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::Result;
@@ -94,12 +95,9 @@ impl Teller<'_> {
     ) -> Result<()> {
         let (parent, name) = happening.place();
         *self.nods.told.lock() = None;
-        let dir = at::open(
-            nix::fcntl::AT_FDCWD,
-            &root.join(parent),
-            OFlag::O_PATH | OFlag::O_DIRECTORY,
-            0,
-        )?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let root = at::open(nix::fcntl::AT_FDCWD, root, flags, 0)?;
+        let dir = open(&root, parent, flags)?;
         let (event, kind) = (happening.event, happening.kind);
         *self.nods.told.lock() = Some((event, kind));
         let mut attempt = 1;
@@ -109,10 +107,7 @@ impl Teller<'_> {
                 Event::Removed | Event::Unnamed => at::unlink(&dir, name),
                 Event::Made => make(&dir, name, kind),
                 Event::Changed => Ok(()),
-                Event::Attributes => {
-                    let now = SetTime::To(Time::default());
-                    at::utimens(&dir, name, now, now)
-                }
+                Event::Attributes => touch(&dir, name, kind),
             };
             match done {
                 // What the kernel has cached meanwhile is right, and in the way.
@@ -137,7 +132,23 @@ impl Teller<'_> {
     }
 }
 
-fn make(dir: &std::os::fd::OwnedFd, name: &Path, kind: Kind) -> Result<()> {
+/// Opens something of the view, and nothing else: what has taken its place since
+/// may be a symbolic link or a mount, and lead anywhere.
+fn open(dir: &OwnedFd, path: &Path, flags: OFlag) -> Result<OwnedFd> {
+    let path = match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    };
+    let within = ResolveFlag::RESOLVE_BENEATH
+        | ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_XDEV;
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC)
+        .resolve(within);
+    Ok(openat2(dir, path, how)?)
+}
+
+fn make(dir: &OwnedFd, name: &Path, kind: Kind) -> Result<()> {
     match kind {
         Kind::Dir => at::mkdir(dir, name, 0o700),
         Kind::Symlink => at::symlink("nowhere".as_ref(), dir, name),
@@ -146,15 +157,22 @@ fn make(dir: &std::os::fd::OwnedFd, name: &Path, kind: Kind) -> Result<()> {
 }
 
 /// Opens, changes and closes a file, as who writes it does.
-fn write(dir: &std::os::fd::OwnedFd, name: &Path) -> Result<()> {
-    let only_mtime = |target: &dyn Fn(SetTime, SetTime) -> Result<()>| {
-        // Alone it counts as a change of the content (fsnotify_change, include/linux/fsnotify.h).
-        target(SetTime::Keep, SetTime::To(Time::default()))
-    };
-    let flags = OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    match at::open(dir, name, flags, 0) {
-        Ok(file) => only_mtime(&|atime, mtime| at::futimens(&file, atime, mtime)),
+fn write(dir: &OwnedFd, name: &Path) -> Result<()> {
+    let file = match open(dir, name, OFlag::O_WRONLY | OFlag::O_NONBLOCK) {
         // A program that runs, say (`ETXTBSY`).
-        Err(_) => only_mtime(&|atime, mtime| at::utimens(dir, name, atime, mtime)),
+        Err(_) => open(dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?,
+        opened => opened?,
+    };
+    // Alone it counts as a change of the content (fsnotify_change, include/linux/fsnotify.h).
+    at::futimens(&file, SetTime::Keep, SetTime::To(Time::default()))
+}
+
+/// Changes attributes. Of what is opened with consequences it is not told.
+fn touch(dir: &OwnedFd, name: &Path, kind: Kind) -> Result<()> {
+    if !matches!(kind, Kind::File | Kind::Dir) {
+        return Ok(());
     }
+    let any = SetTime::To(Time::default());
+    let file = open(dir, name, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+    at::futimens(&file, any, any)
 }

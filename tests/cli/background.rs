@@ -198,3 +198,26 @@ fn it_ends_with_all_that_it_has_started() {
         "#,
     );
 }
+
+/// What has taken the place of a directory meanwhile may lead anywhere, and so may a mount.
+#[test]
+fn telling_reaches_nothing_outside_of_the_stage() {
+    with_service(
+        r#"
+        mkdir "$W/src/deep" "$T/outside"; echo in >"$W/src/deep/file"; echo out >"$T/outside/file"; echo out >"$T/file"
+        touch -d 2020-02-02 "$T/outside/file" "$T/file"
+        tell 'watch("src", "src/deep")'
+        "$H" step begin one
+        "$H" step exec one -- sh -c 'echo two >src/deep/file; echo two >src/main; echo new >src/deep/new'
+        # On the file, and on the directory, as the view shows them at its own mount point.
+        view=$("$H" status --json | sed -n 's/.*"mount": "\(.*views.stage.mnt\)".*/\1/p')
+        mount --bind "$T/file" "$view/0/src/main"
+        mount --bind "$T/outside" "$view/0/src/deep"
+        code 0 "$H" step merge one
+        is "$(stat -c %Y "$T/file" "$T/outside/file" | sort -u)" "$(date -d 2020-02-02 +%s)"
+        is "$(cat "$T/file" "$T/outside/file" && ls "$T/outside")" "$(printf 'out\nout\nfile')"
+        umount "$view/0/src/main" "$view/0/src/deep" || true
+        is "$(cat "$W/src/main" "$W/src/deep/new")" "$(printf 'two\nnew')"
+        "#,
+    );
+}

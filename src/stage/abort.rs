@@ -1,7 +1,7 @@
 //! Groups that are given up as a whole: nothing of them is merged.
 
-use super::groups::{group_of, known_group};
-use super::state::{Ended, GroupState, IfOneFails, Phase, State};
+use super::groups::{group_of, known_group, needed_by_group};
+use super::state::{Ended, GroupState, Phase, State};
 use super::steps::known_step;
 use super::{Failure, Stage};
 
@@ -46,8 +46,7 @@ impl Stage {
         let waits = {
             let state = self.state.lock();
             known_step(&state, step)?;
-            let group = group_of(&state, step).and_then(|name| state.groups.get(&name));
-            group.is_some_and(|group| group.if_one_fails != IfOneFails::MergeOthers)
+            needed_by_group(&state, step)
         };
         match waits {
             true => self.drop_step_and(step, |_| ()),

@@ -401,6 +401,14 @@ pub(super) fn group_of(state: &State, step: &str) -> Option<String> {
     groups.next().map(|(name, _)| name.clone())
 }
 
+/// Whether a step is in a group that is not to be merged without it.
+pub(super) fn needed_by_group(state: &State, step: &str) -> bool {
+    let group = group_of(state, step).and_then(|name| state.groups.get(&name));
+    group.is_some_and(|group| {
+        group.if_one_fails != IfOneFails::MergeOthers && group.aborted.is_none()
+    })
+}
+
 /// The layers that a member starts from, where others have begun before it. They
 /// do not count once a restore or a rollback has left them: nothing that starts
 /// there can be merged.

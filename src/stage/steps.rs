@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::diff::as_seen;
 use super::ended::{STRANDED, is_stranded};
-use super::groups::{group_of, member_leaves};
+use super::groups::{group_of, member_leaves, needed_by_group};
 use super::head::forget_seal;
 use super::journal::Record;
 use super::names::STAGE_VIEW;
@@ -265,7 +265,9 @@ impl Stage {
     }
 
     /// Ends a step and drops what it did. Whoever is still in its view gets errors.
-    /// A member of a group that never began is waited for no longer.
+    /// A member of a group that never began is waited for no longer, but one that
+    /// is kept, in a group that is not to be merged without it, makes way for
+    /// another run.
     ///
     /// # Errors
     /// [`Failure::NotFound`] without such a step, else what unmounting or
@@ -276,6 +278,11 @@ impl Stage {
         if !next.steps.contains_key(step) && group_of(&next, step).is_some() {
             member_leaves(&mut next, step);
             return Ok(self.commit(&mut next)?);
+        }
+        let kept = next.steps.get(step);
+        let kept = kept.is_some_and(|known| known.state == Phase::Kept);
+        if kept && needed_by_group(&next, step) {
+            return self.drop_step_and(step, |_| ());
         }
         self.drop_step(step)
     }

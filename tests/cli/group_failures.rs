@@ -43,6 +43,17 @@ fn what_a_held_group_has_is_merged_or_discarded_by_hand() {
         fails && "$H" group rm g
         "$H" step discard b
         is "$(cat "$W/new-b")" "$(printf 'b\nb')"
+        # What is kept of the one makes way for another run, and the others wait.
+        "$H" group declare --if-one-fails hold g a b
+        code 0 "$H" step run --group g b -- sh -c 'echo b >>"$1"' - "$W/new-b"
+        code 1 "$H" step run --group g --on-failure keep a -- sh -c 'echo half >kept; exit 1'
+        code 125 "$H" step run --group g a -- true
+        is "$("$H" diff a)" "A $W/kept"
+        "$H" step discard a
+        is "$(grep -c b "$W/new-b")" 2
+        code 0 "$H" step run --group g a -- sh -c 'echo whole >kept'
+        is "$(cat "$W/kept"; grep -c b "$W/new-b")" "$(printf 'whole\n3')"
+        rm "$W/kept"
         # All have failed.
         "$H" group declare --if-one-fails hold g a b
         code 1 "$H" step run --group g a -- false

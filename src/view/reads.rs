@@ -118,7 +118,15 @@ impl View {
             return;
         }
         node.marks.flags.fetch_or(SEEN, Ordering::Relaxed);
-        if let Some(place) = node.place() {
+        let (mut places, below) = {
+            let inner = node.inner.read();
+            (inner.places(), matches!(inner.here, Here::Below { .. }))
+        };
+        if below {
+            places.truncate(1);
+        }
+        // Of a file that the step has given a name, the stack may know it by another.
+        for place in places {
             self.note(notes, &place.parent, &place.name, Sight::READ);
         }
     }

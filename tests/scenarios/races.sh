@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Scenario 8: which steps read what another wrote at the same time. `npm ci`
-# beside `cargo build` in one workspace: none, in either order. Two pytest runs:
-# the coverage database, and nothing else.
+# beside `cargo build` in one workspace: none, in either order, and with --strict.
+# Two pytest runs: the coverage database, and nothing else.
 # shellcheck source=tests/scenarios/lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -20,13 +20,13 @@ cp -a "$CACHE/npm/old/package.json" "$CACHE/npm/old/package-lock.json" /harness/
 cp -a "$CACHE/npm/npm-cache/." /root/.npm/
 cp -a "$DATA/pytest/." /harness/
 
-# member NAME COMMAND... : in a view that is opened before any member has ended,
+# member NAME COMMAND... : with $OPTION, in a view that is opened before any member has ended,
 # so that the members have nothing of each other.
 member() {
     local name=$1
     shift
     # shellcheck disable=SC2016
-    HFS_TIMEOUT=400 hfs step run --group pair --on-conflict last --result "$TMP/$name.json" "$name" -- \
+    HFS_TIMEOUT=400 hfs step run --group pair "$OPTION" --result "$TMP/$name.json" "$name" -- \
         sh -c 'echo >"$1/begun-$2"; while [ ! -e "$1/go" ]; do sleep 0.05; done; shift 2; "$@"' - \
         "$TMP" "$name" "$@" >"$TMP/$name.out" 2>&1 </dev/null
 }
@@ -48,10 +48,11 @@ none() {
 }
 
 build=(cargo build --offline --locked --color never)
-for order in "install build" "build install"; do
+for order in "--strict=false install build" "--strict install build" "--strict build install"; do
     note "npm ci beside cargo build: $order"
     mount_stage
     read -ra steps <<<"$order"
+    OPTION=${steps[0]} steps=("${steps[@]:1}")
     expect 0 hfs group declare pair "${steps[@]}"
     PIDS=()
     member install npm ci & PIDS+=($!)
@@ -64,6 +65,7 @@ for order in "install build" "build install"; do
 done
 
 note "two pytest runs share a coverage database"
+OPTION=--on-conflict=last
 pytest=("$python" -m pytest -q -p no:randomly --cov=shop --cov-report=)
 mount_stage
 expect 0 hfs group declare pair unit-a unit-b

@@ -64,6 +64,11 @@ const CASES: &[(&str, &str, &[&str])] = &[
         "cat 0/README2 0/copy",
         &["b read /README2, which a changed"],
     ),
+    (
+        "write 0/log 2",
+        "ln 0/log 0/b; cat 0/b 0/copy",
+        &["b read /log, which a changed"],
+    ),
     // What the step itself wrote it may read.
     ("write 0/log 2", "write 0/log 3", &[]),
     ("write 0/log 2", "write 0/log 3; cat 0/log 0/copy", &[]),

@@ -308,6 +308,12 @@ impl Filesystem for Adapter {
             RenameMode::NoReplace
         } else if flags == RenameFlags::RENAME_EXCHANGE {
             RenameMode::Exchange
+        } else if flags - RenameFlags::RENAME_NOREPLACE == RenameFlags::RENAME_WHITEOUT {
+            RenameMode::Whiteout {
+                uid: request.uid(),
+                gid: request.gid(),
+                no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
+            }
         } else {
             return reply.error(fuser::Errno::EINVAL);
         };

@@ -1,4 +1,4 @@
-//! rename, with NOREPLACE and EXCHANGE, of anything within a mapped path.
+//! rename, with NOREPLACE, EXCHANGE and WHITEOUT, of anything within a mapped path.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -13,11 +13,11 @@ use super::node::{Node, Place};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::OpenLayer;
-use crate::layer::copy_up::Extent;
+use crate::layer::copy_up::{Extent, make_node_as};
 use crate::sys::at;
 use crate::tree::listing::Listed;
 use crate::tree::union::{Entry, redirect_text};
-use crate::tree::{Attr, Ino, marker};
+use crate::tree::{Attr, Ino, Kind, marker};
 
 /// What renameat2(2) is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +28,29 @@ pub enum RenameMode {
     NoReplace,
     /// Change places.
     Exchange,
+    /// Leave a 0:0 character device under the old name (`RENAME_WHITEOUT`), of
+    /// this owner; fail if the new name is taken and may not be.
+    Whiteout {
+        /// Its user.
+        uid: u32,
+        /// Its group, where the directory does not say.
+        gid: u32,
+        /// `RENAME_NOREPLACE`.
+        no_replace: bool,
+    },
+}
+
+impl RenameMode {
+    fn replaces(self) -> bool {
+        !matches!(
+            self,
+            RenameMode::NoReplace
+                | RenameMode::Whiteout {
+                    no_replace: true,
+                    ..
+                }
+        )
+    }
 }
 
 struct Request<'a> {
@@ -162,7 +185,7 @@ impl View {
         }
         let target = self.child(state, &to_parent, request.to)?;
         if let Some((target, _)) = &target {
-            if request.mode == RenameMode::NoReplace {
+            if !request.mode.replaces() {
                 return Err(Errno::EEXIST.into());
             }
             // rename(2): two names of one inode stay as they are.
@@ -190,9 +213,50 @@ impl View {
         } else {
             self.check_target(state, &source, target.as_ref().map(|(target, _)| target))?;
             self.make_movable(state, &from, &to, &source)?;
-            self.move_over(state, &from, &to, &source, target)?;
+            if let RenameMode::Whiteout { uid, gid, .. } = request.mode {
+                self.move_leaving_device(state, &from, &to, &source, target, (uid, gid))?;
+            } else {
+                self.move_over(state, &from, &to, &source, target)?;
+            }
         }
         Ok(true)
+    }
+
+    /// Moves the source, and puts a device of number 0:0 in its place: what an
+    /// overlayfs above this one takes for a whiteout.
+    fn move_leaving_device(
+        &self,
+        state: &Layers,
+        from: &End<'_>,
+        to: &End<'_>,
+        source: &Arc<Node>,
+        target: Option<(Arc<Node>, Attr)>,
+        (uid, gid): (u32, u32),
+    ) -> Result<()> {
+        let open = &*state.open;
+        let kind = Kind::CharDevice;
+        let ino = self.inos.allocate();
+        // Made first: a full disk says so before anything is moved.
+        let device = open.temporary();
+        let inherited = self.inheritance(state, from.parent)?.gid;
+        let moved = make_node_as(open, &device, kind, 0, 0, ino)
+            .and_then(|()| at::chown(open, &device, Some(uid), inherited.or(Some(gid))))
+            .and_then(|()| self.move_over(state, from, to, source, target));
+        if let Err(error) = moved {
+            let _ = at::unlink(open, &device);
+            return Err(error);
+        }
+        let old = from.parent.path().join(from.name);
+        let covered = open.entry(&old)? == Some(Entry::Whiteout);
+        open.put(&device, &from.path(), false, covered)?;
+        if let Some(listing) = &mut from.parent.inner.write().listing {
+            listing.insert(Listed {
+                name: from.name.to_os_string(),
+                kind,
+                ino,
+            });
+        }
+        Ok(())
     }
 
     fn end<'a>(&self, state: &Layers, parent: &'a Arc<Node>, name: &'a OsStr) -> Result<End<'a>> {

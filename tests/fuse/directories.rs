@@ -158,3 +158,48 @@ fn a_second_walk_does_not_wake_the_daemon() {
     walk();
     assert_eq!(asked(&view), before, "{:?}", view.requests());
 }
+
+/// What an overlayfs does to its upper directory.
+#[test]
+fn a_rename_can_leave_a_device_behind() {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    use std::os::unix::fs::{FileTypeExt, MetadataExt};
+    let mut view = Mounted::over(|base| {
+        fs::create_dir_all(base.join("d/dir/sub")).expect("mkdir");
+        fs::create_dir(base.join("d/empty")).expect("mkdir");
+        for name in ["d/file", "d/other", "d/third"] {
+            fs::write(base.join(name), name).expect("write");
+        }
+    });
+    fs::write(view.path("d/new"), "d/new").expect("write");
+    let whiteout = RenameFlags::RENAME_WHITEOUT;
+    let rename = |view: &Mounted, from: &str, to: &str, flags| {
+        let (from, to) = (view.path(from), view.path(to));
+        renameat2(AT_FDCWD, &from, AT_FDCWD, &to, flags)
+    };
+    let listed = names(&view.path("d"));
+    rename(&view, "d/file", "d/moved", whiteout).expect("lower file");
+    rename(&view, "d/new", "d/other", whiteout).expect("over a file");
+    rename(&view, "d/dir", "d/empty", whiteout).expect("over a directory");
+    let both = whiteout | RenameFlags::RENAME_NOREPLACE;
+    let refused = rename(&view, "d/third", "d/other", both);
+    assert_eq!(refused, Err(nix::errno::Errno::EEXIST));
+    for sealed in [false, true] {
+        if sealed {
+            view.seal_and_remount();
+        }
+        for name in ["d/file", "d/new", "d/dir"] {
+            let left = fs::symlink_metadata(view.path(name)).expect("stat");
+            assert!(left.file_type().is_char_device(), "{name}");
+            assert_eq!((left.rdev(), left.nlink()), (0, 1), "{name}");
+        }
+        let read = |name: &str| fs::read_to_string(view.path(name)).expect("read");
+        assert_eq!(read("d/moved"), "d/file");
+        assert_eq!(read("d/other"), "d/new");
+        assert_eq!(read("d/third"), "d/third");
+        assert_eq!(names(&view.path("d/empty")), ["sub"]);
+        assert_eq!(names(&view.path("d")).len(), listed.len() + 1);
+    }
+    fs::remove_file(view.path("d/file")).expect("a device can be removed");
+    assert!(!view.path("d/file").exists());
+}

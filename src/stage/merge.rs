@@ -492,6 +492,7 @@ fn check_order(state: &State, steps: &[String]) -> Result<(), Failure> {
         if !seen.insert(step) {
             return Err(Failure::Usage(format!("step '{step}' is named twice")));
         }
+        known_step(state, step)?;
     }
     units(state, steps).map(drop)
 }

@@ -340,7 +340,7 @@ fn without_numbers(name: &str) -> String {
 /// A row of a step of which nothing is known yet.
 pub(super) fn new_row(step: &Step, scope: &Scope<'_>) -> Row {
     Row {
-        step: scope.path.step_name(0),
+        step: scope.path.step_name(),
         path: scope.path.clone(),
         name: scope.name(&step.name),
         background: step.kind == StepKind::Background,

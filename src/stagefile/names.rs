@@ -5,7 +5,7 @@ use super::Instance;
 /// Names that a stage has for itself; see `stage::names`.
 const RESERVED: [&str; 4] = ["stage", "head", "join", "import"];
 
-/// Names become directory names, with suffixes for retries.
+/// Names become directory names, with a number before them.
 const LONGEST: usize = 180;
 
 /// Where a step or group is in its stage: the identifiers from the outside in, each with the
@@ -34,9 +34,8 @@ impl Path {
         &self.text
     }
 
-    /// The name of the step in the stage, valid and unique. `retries` is how often it has been
-    /// run again already: each run is a step of its own, so that a failed one can be kept.
-    pub fn step_name(&self, retries: u32) -> String {
+    /// The name of the step in the stage, valid and unique.
+    pub fn step_name(&self) -> String {
         let mut name = self.text.clone();
         if RESERVED.contains(&name.as_str()) {
             // No identifier holds a dash.
@@ -47,10 +46,7 @@ impl Path {
             name.truncate(LONGEST - 17);
             name = format!("{name}-{hash:016x}");
         }
-        match retries {
-            0 => name,
-            _ => format!("{name}-retry-{retries}"),
-        }
+        name
     }
 }
 

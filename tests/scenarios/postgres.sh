@@ -64,6 +64,8 @@ assert_same "$(consistent)" t "the sums after a refused merge"
 
 note "back to a snapshot that was taken in the middle: the database recovers from it"
 expect 0 hfs step stop db
+grep -qF 'database system is shut down' "$TMP/db.log" || fail "it was not shut down"
+note "it has shut itself down"
 middle=$(((round + 1) / 2))
 expect 0 hfs snapshot restore "snap-$middle"
 assert_exists "/harness/built-$middle"

@@ -188,7 +188,7 @@ impl Signals {
 }
 
 /// Starts the command; what it cannot be started for is told as a shell does.
-fn start(
+pub fn start(
     view: &StepView,
     command: &[OsString],
     given: &Given,

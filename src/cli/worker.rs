@@ -1,10 +1,9 @@
 //! Runs one command of a stage file, in a process of its own: see `drive/worker.rs`.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{BufRead, Read, Seek, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::Command;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout};
@@ -12,10 +11,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::{Gid, Uid};
 
-use super::output::{Trouble, note, unexpected};
+use super::family;
+use super::output::{Trouble, unexpected};
 use super::place::Place;
 use super::running::{self, Given, Limits, Signals};
-use super::{family, program};
 use crate::control::{Ended, Reply, Request};
 use crate::drive::{Answer, CHANNEL, Order};
 use crate::error::{Context, Error, Result};
@@ -35,9 +34,9 @@ pub fn run() -> u8 {
     let mut socket = File::from(socket);
     // Commands start in the workspace.
     let _ = std::env::set_current_dir("/");
-    let carried_out = match &order.step {
-        Some(step) => in_step(&order, step),
-        None => beside_steps(&order, &mut socket),
+    let carried_out = match order.background {
+        false => in_step(&order),
+        true => beside_steps(&order, &mut socket),
     };
     let answer = carried_out.unwrap_or_else(|trouble| {
         Some(Answer::Failed {
@@ -66,7 +65,7 @@ fn words(order: &Order) -> Vec<OsString> {
 }
 
 /// Runs the command in an open step, as `step exec` does.
-fn in_step(order: &Order, step: &str) -> std::result::Result<Option<Answer>, Trouble> {
+fn in_step(order: &Order) -> std::result::Result<Option<Answer>, Trouble> {
     let channel = match order.outputs {
         true => Some(channel()?),
         false => None,
@@ -85,7 +84,7 @@ fn in_step(order: &Order, step: &str) -> std::result::Result<Option<Answer>, Tro
     };
     let mut client = place.connect()?;
     let request = Request::StepExec {
-        step: step.to_owned(),
+        step: order.step.clone(),
     };
     let view = match client.ask(&request)? {
         Reply::Entered { view, .. } => view,
@@ -160,17 +159,11 @@ fn dressed(order: &Order) -> Result<(Option<User>, Variables)> {
     Ok((Some(user), env.to_vec()))
 }
 
-/// Runs the command in the stage view, until it is told to end it, or nobody is there any
+/// Runs the command as a background step, until it is told to end it, or nobody is there any
 /// more who could tell. How the command itself has ended is told at once; what that has left
 /// running goes on.
 fn beside_steps(order: &Order, socket: &mut File) -> std::result::Result<Option<Answer>, Trouble> {
     let (user, mut env) = dressed(order)?;
-    for name in ["HARNESS_WORKSPACE", "DRONE_WORKSPACE"] {
-        env.push((
-            name.to_owned(),
-            order.workspace.to_string_lossy().into_owned(),
-        ));
-    }
     env.extend(order.env.iter().cloned());
     let given = Given {
         env,
@@ -179,21 +172,24 @@ fn beside_steps(order: &Order, socket: &mut File) -> std::result::Result<Option<
         channel: None,
     };
     family::adopt()?;
-    let make = |program: &OsStr, arguments: &[OsString]| {
-        let mut prepared = Command::new(program);
-        prepared.args(arguments).current_dir(&order.workspace);
-        if std::env::var_os("PWD").is_some() {
-            prepared.env("PWD", &order.workspace);
-        }
-        process::hear_as_before(&mut prepared);
-        given.dress(&mut prepared);
-        prepared
+    let place = Place {
+        state_dir: order.state_dir.clone(),
+        label: order.label.clone(),
     };
-    let mut child = match program::spawn(make, &words(order)) {
+    let mut client = place.connect()?;
+    let request = Request::StepBackground {
+        step: order.step.clone(),
+        grace_ms: order.grace_ms,
+    };
+    let view = match client.ask(&request)? {
+        Reply::Entered { view, .. } => view,
+        other => return Err(unexpected(other, false)),
+    };
+    let mut child = match running::start(&view, &words(order), &given)? {
         Ok(child) => child,
         Err(not_started) => {
-            note(&not_started.sentence);
-            return Ok(Some(ended_with(not_started.ended())));
+            client.ask(&Request::StepEnded(not_started.clone()))?;
+            return Ok(Some(ended_with(not_started)));
         }
     };
     // Only now: a child inherits what is blocked.
@@ -201,6 +197,7 @@ fn beside_steps(order: &Order, socket: &mut File) -> std::result::Result<Option<
     let command = running::number(&child);
     let process = Process::open(command)?;
     family::bury_adopted(command);
+    let family = || family::of(std::process::id().cast_signed());
     let mut runs = true;
     loop {
         let told = wait(&signals, socket.as_fd(), runs.then_some(&process));
@@ -208,16 +205,17 @@ fn beside_steps(order: &Order, socket: &mut File) -> std::result::Result<Option<
             runs = false;
             tell(socket, &ended_with(running::ended(status, false)));
         }
-        if told {
+        // Nothing is left of it either where `step stop` or the end of the stage has seen to it.
+        if told || !runs && family().is_empty() {
             break;
         }
     }
-    let family = || Ok(family::of(std::process::id().cast_signed()));
     let grace = Duration::from_millis(order.grace_ms);
     // A signal now can only mean that it should be over sooner.
-    survivors::end_all(family, grace, Some(signals.as_fd()))?;
-    let ended = child.wait().map_err(Error::from)?;
-    Ok(runs.then(|| ended_with(running::ended(ended, false))))
+    survivors::end_all(|| Ok(family()), grace, Some(signals.as_fd()))?;
+    let ended = running::ended(child.wait().map_err(Error::from)?, false);
+    client.ask(&Request::StepEnded(ended.clone()))?;
+    Ok(runs.then(|| ended_with(ended)))
 }
 
 fn ended_with(ended: Ended) -> Answer {
@@ -227,8 +225,11 @@ fn ended_with(ended: Ended) -> Answer {
     }
 }
 
+/// How often it is looked whether something is left of a command that has ended.
+const LOOKS_MS: u16 = 500;
+
 /// Waits until the command has ended, or until something says that it should; says whether
-/// the latter.
+/// the latter. Of a command that has ended already, waits for a while only.
 fn wait(signals: &Signals, socket: BorrowedFd<'_>, command: Option<&Process>) -> bool {
     let mut polled = vec![
         PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -236,7 +237,11 @@ fn wait(signals: &Signals, socket: BorrowedFd<'_>, command: Option<&Process>) ->
         PollFd::new(socket, PollFlags::POLLIN),
     ];
     polled.extend(command.map(|process| PollFd::new(process.as_fd(), PollFlags::POLLIN)));
-    let _ = nix::poll::poll(&mut polled, PollTimeout::NONE);
+    let timeout = match command {
+        Some(_) => PollTimeout::NONE,
+        None => PollTimeout::from(LOOKS_MS),
+    };
+    let _ = nix::poll::poll(&mut polled, timeout);
     let closed = polled[1].any() == Some(true);
     let mut told = closed;
     while let Some((signal, _)) = signals.next() {

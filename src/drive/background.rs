@@ -80,8 +80,8 @@ impl<'a> Driver<'a> {
         let order = Order {
             state_dir: self.asking.state_dir.clone(),
             label: self.asking.label.clone(),
-            step: None,
-            workspace: self.stage.workspace.path.clone(),
+            step: row.step.clone(),
+            background: true,
             command,
             env,
             user: step.run_as_user,

@@ -248,8 +248,8 @@ impl<'a> Driver<'a> {
         let order = Order {
             state_dir: self.asking.state_dir.clone(),
             label: self.asking.label.clone(),
-            step: Some(name.to_owned()),
-            workspace: self.stage.workspace.path.clone(),
+            step: name.to_owned(),
+            background: false,
             command: prepared.command.clone(),
             env: prepared.env.clone(),
             user: step.run_as_user,

@@ -31,10 +31,10 @@ pub struct Order {
     pub state_dir: PathBuf,
     /// What messages call the stage.
     pub label: String,
-    /// The open step to run it in; `None` for the stage view.
-    pub step: Option<String>,
-    /// Where commands start.
-    pub workspace: PathBuf,
+    /// The open step to run it in, or the name of the background step that it is.
+    pub step: String,
+    /// It is a background step.
+    pub background: bool,
     /// A program and its arguments.
     pub command: Vec<String>,
     /// Variables, over those of this process.

@@ -312,8 +312,8 @@ impl View {
             });
             if let Some((_, node)) = gone {
                 let inner = node.inner.read();
-                let places = inner.place.iter().chain(&inner.other_places);
-                next.extend(places.map(|place| place.parent.ino));
+                next.extend(inner.place.iter().map(|place| place.parent.ino));
+                next.extend(inner.other_places.keys().map(|(parent, _)| *parent));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The inode table's rows: what an inode is and where it lies now.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -40,8 +41,9 @@ pub(super) struct Inner {
     /// The name it was last seen under; its parent. `None` for the root, and
     /// for a file all of whose known names are gone.
     pub place: Option<Place>,
-    /// Further names of a file that were seen.
-    pub other_places: Vec<Place>,
+    /// Further names of a file that were seen, by directory and name: a file may
+    /// have tens of thousands.
+    pub other_places: BTreeMap<(Ino, OsString), Arc<Node>>,
     /// The last name is gone; a file may still be here because it is open.
     pub unlinked: bool,
     /// A merge or a restore took the names, so the kernel may not know yet and
@@ -141,6 +143,10 @@ pub(super) enum Content {
 }
 
 impl Place {
+    fn keyed(self) -> ((Ino, OsString), Arc<Node>) {
+        ((self.parent.ino, self.name), self.parent)
+    }
+
     pub fn is(&self, parent: &Arc<Node>, name: &OsStr) -> bool {
         Arc::ptr_eq(&self.parent, parent) && self.name == name
     }
@@ -172,10 +178,10 @@ impl Inner {
             Some(known) if known.is(&place.parent, &place.name) => return,
             Some(_) if kind == Kind::Dir => {}
             Some(known) => {
-                let known = known.clone();
+                let (key, parent) = known.clone().keyed();
                 self.other_places
-                    .retain(|other| !other.is(&place.parent, &place.name));
-                self.other_places.push(known);
+                    .remove(&(place.parent.ino, place.name.clone()));
+                self.other_places.insert(key, parent);
             }
             None => {}
         }
@@ -193,18 +199,22 @@ impl Inner {
         )
     }
 
-    /// All names that were seen and not gone since, the last one first.
+    /// All names that were seen and not gone since; the last one that was seen
+    /// comes first.
     pub fn places(&self) -> Vec<Place> {
-        let others = self.other_places.iter().rev();
-        self.place.iter().chain(others).cloned().collect()
+        let others = self.other_places.iter().map(|((_, name), parent)| Place {
+            parent: parent.clone(),
+            name: name.clone(),
+        });
+        self.place.iter().cloned().chain(others).collect()
     }
 
     /// It lies somewhere else in the stack that the view has now, and there it
     /// has these names.
-    pub fn seat(&mut self, generation: u64, here: Here, mut places: Vec<Place>) {
-        places.reverse();
-        self.place = places.pop();
-        self.other_places = places;
+    pub fn seat(&mut self, generation: u64, here: Here, places: Vec<Place>) {
+        let mut places = places.into_iter();
+        self.place = places.next();
+        self.other_places = places.map(Place::keyed).collect();
         self.unlinked = false;
         self.taken = false;
         self.move_to(generation, here);
@@ -234,13 +244,14 @@ impl Inner {
 
     /// A name is gone.
     pub fn remove_place(&mut self, parent: &Arc<Node>, name: &OsStr) {
-        self.other_places.retain(|other| !other.is(parent, name));
+        self.other_places.remove(&(parent.ino, name.to_os_string()));
         if self
             .place
             .as_ref()
             .is_some_and(|place| place.is(parent, name))
         {
-            self.place = self.other_places.pop();
+            let next = self.other_places.pop_last();
+            self.place = next.map(|((_, name), parent)| Place { parent, name });
         }
     }
 }
@@ -262,7 +273,7 @@ impl Node {
                 Rank::Inode,
                 Inner {
                     place,
-                    other_places: Vec::new(),
+                    other_places: BTreeMap::new(),
                     unlinked: false,
                     taken: false,
                     generation,

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::Why;
 use crate::daemon::bytes as bytes_shown;
+use crate::merge::Race;
 use crate::stagefile::Path;
 
 /// What became of a step.
@@ -96,6 +97,8 @@ pub struct Report {
     pub error: Option<String>,
     /// In the order of the file.
     pub steps: Vec<Row>,
+    /// What steps saw that others changed at the same time.
+    pub races: Vec<Race>,
     /// The exit code.
     #[serde(skip)]
     pub code: u8,
@@ -126,6 +129,9 @@ impl Report {
         let notes = notes.flat_map(|row| row.notes.iter().map(move |note| (row, note)));
         for (row, note) in notes {
             text.push_str(&format!("{}: {note}\n", row.step));
+        }
+        for race in &self.races {
+            text.push_str(&format!("read/write: {race}\n"));
         }
         text
     }
@@ -232,6 +238,7 @@ mod tests {
             signal: None,
             error: None,
             steps: rows,
+            races: Vec::new(),
             code: 0,
         };
         report.conclude(why);
@@ -266,6 +273,7 @@ mod tests {
             signal: None,
             error: None,
             steps: vec![good, row("b", Result::Failed, Layer::Kept)],
+            races: Vec::new(),
             code: 0,
         };
         let expected = "\

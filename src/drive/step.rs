@@ -353,6 +353,7 @@ impl<'a> Driver<'a> {
         }
         let (text, data) = brought?;
         self.told(row, &data);
+        self.raced(&data);
         if !row.conflicts.is_empty() {
             // How they were decided.
             self.printer.say(&text);

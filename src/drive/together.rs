@@ -119,6 +119,7 @@ impl<'a> Driver<'a> {
         match merged {
             Ok((text, data)) => {
                 self.printer.say(&text);
+                self.raced(&data);
                 let conflicts = list(&data, "conflicts");
                 for part in parts {
                     self.layer_of(part, first, lane, Layer::Merged, &conflicts);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::asking::{Asking, Refused};
 use super::background::Running;
@@ -15,6 +16,7 @@ use super::report::{Layer, Report, Result as RowResult, Row};
 use super::scope::Scope;
 use super::together::Member;
 use crate::control::Request;
+use crate::merge::Race;
 use crate::stagefile::{
     Group, Instance, Node, Problem, Stage, Status, Step, StepKind, When, expand,
 };
@@ -44,6 +46,8 @@ pub(super) struct Driver<'a> {
     pub printer: Arc<Printer>,
     pub halt: Arc<Halt>,
     pub background: Mutex<Vec<Running>>,
+    /// What steps saw that others changed meanwhile, of the merges so far.
+    races: Mutex<Vec<Race>>,
     trouble: Mutex<Option<Refused>>,
 }
 
@@ -58,7 +62,7 @@ pub fn run(stage: &Stage, setting: &Setting) -> Result<Report, Refused> {
     halt.on_signals().map_err(|error| Refused {
         code: 1,
         message: error.to_string(),
-        data: serde_json::Value::Null,
+        data: Value::Null,
     })?;
     let asking = Asking::new(
         setting.state_dir.clone(),
@@ -79,6 +83,7 @@ pub fn run(stage: &Stage, setting: &Setting) -> Result<Report, Refused> {
         )),
         halt,
         background: Mutex::default(),
+        races: Mutex::default(),
         trouble: Mutex::default(),
     };
     driver.check_names(&names)?;
@@ -101,6 +106,7 @@ pub fn run(stage: &Stage, setting: &Setting) -> Result<Report, Refused> {
         code: trouble.as_ref().map_or(0, |refused| refused.code),
         error: trouble.map(|refused| refused.message).or(timed_out),
         steps: lane.rows,
+        races: std::mem::take(&mut *driver.races.lock()),
     };
     report.conclude(driver.halt.why());
     Ok(report)
@@ -127,21 +133,20 @@ impl<'a> Driver<'a> {
                 "step '{name}' is there already ({state}), of an earlier run: `harness-fs step merge {name}` or \
                  `step discard {name}` makes way"
             ),
-            data: serde_json::Value::Null,
+            data: Value::Null,
         })
+    }
+
+    /// Notes what a merge has told of what its steps had seen.
+    pub(super) fn raced(&self, merged: &Value) {
+        let races = serde_json::from_value::<Vec<Race>>(merged["races"].clone());
+        self.races.lock().extend(races.unwrap_or_default());
     }
 
     fn body(&self, lane: &mut Lane) {
         let scope = Scope::of(self.stage);
-        for variable in self
-            .stage
-            .variables
-            .iter()
-            .filter(|variable| variable.secret)
-        {
-            if let Ok(value) = variable.value.evaluate(&lane.context) {
-                self.printer.hide(&value);
-            }
+        for value in self.stage.secrets() {
+            self.printer.hide(&value);
         }
         match When::holds(self.stage.when.as_ref(), false, &lane.context) {
             Ok(true) => self.nodes(&self.stage.body, &scope, lane),
@@ -308,7 +313,7 @@ impl<'a> Driver<'a> {
         Refused {
             code: 1,
             message: problem.in_file(&self.setting.file),
-            data: serde_json::Value::Null,
+            data: Value::Null,
         }
     }
 }

@@ -278,6 +278,52 @@ fn members_begin_on_one_state_and_the_successful_are_merged_at_once() {
 }
 
 #[test]
+fn what_members_read_of_each_other_is_told_and_is_a_conflict_where_the_file_is_strict() {
+    let members = parallel(&[step("format", "echo 2 >file"), step("lint", "cat file")]);
+    with_file(
+        &members,
+        r#"
+        code 0 "$H" stage run "$F" >"$T/out"
+        grep -q "^read/write: lint read $W/file, which format changed" "$T/out"
+        code 0 "$H" stage run "$F" --json 2>/dev/null >"$T/json"
+        is "$(python3 -c 'import json, sys; print(*[(r["step"], r["writer"]) for r in json.load(sys.stdin)["races"]])' <"$T/json")" "('lint', 'format')"
+        sed 's/^workspace:/workspace:\n  strict: true/' "$F" >"$T/strict.yaml"
+        code 4 "$H" stage run "$T/strict.yaml" --keep >"$T/out" 2>"$T/err"
+        grep -q "^read/write  $W/file" "$T/err"
+        is "$(cat "$W/file")" base
+        "$H" unmount >/dev/null
+        "#,
+    );
+}
+
+#[test]
+fn shared_paths_are_shared_as_the_file_says() {
+    let members = parallel(&[
+        step("a", "echo a >\"$T/cache/a\"; until [ -e \"$T/cache/b\" ]; do sleep 0.05; done"),
+        step("b", "echo b >\"$T/cache/b\"; until [ -e \"$T/cache/a\" ]; do sleep 0.05; done; exit 3"),
+        step("c", "echo c >\"$T/own/c\""),
+    ]);
+    with_file(
+        &members,
+        r#"
+        export T
+        mkdir "$T/cache" "$T/own"
+        { echo "sharedPaths: [$T/cache, $T/own]"; sed "s|^workspace:|workspace:\n  sharing: {$T/cache: shared, $T/own: private}|" "$F"; } >"$T/shared.yaml"
+        code 1 "$H" stage run "$T/shared.yaml" --keep >"$T/out" 2>&1
+        is "$(cd "$T/cache"; echo *)" "a b"
+        [ ! -e "$T/own/c" ]
+        is "$("$H" step list)" ""
+        "$H" unmount >/dev/null
+        # A stage that is mounted otherwise is not taken for it.
+        "$H" mount --workspace "$W" --shared-path "$T/cache" --shared-path "$T/own" >/dev/null
+        code 2 "$H" stage run "$T/shared.yaml" 2>"$T/err"
+        grep -q -e "--sharing $T/cache=shared" "$T/err"
+        "$H" unmount >/dev/null
+        "#,
+    );
+}
+
+#[test]
 fn a_conflict_is_told_and_nothing_of_the_group_is_merged() {
     let members = [
         step("one", "echo 1 >both; echo 1 >one"),

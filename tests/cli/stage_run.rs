@@ -299,8 +299,14 @@ fn what_members_read_of_each_other_is_told_and_is_a_conflict_where_the_file_is_s
 #[test]
 fn shared_paths_are_shared_as_the_file_says() {
     let members = parallel(&[
-        step("a", "echo a >\"$T/cache/a\"; until [ -e \"$T/cache/b\" ]; do sleep 0.05; done"),
-        step("b", "echo b >\"$T/cache/b\"; until [ -e \"$T/cache/a\" ]; do sleep 0.05; done; exit 3"),
+        step(
+            "a",
+            "echo a >\"$T/cache/a\"; until [ -e \"$T/cache/b\" ]; do sleep 0.05; done",
+        ),
+        step(
+            "b",
+            "echo b >\"$T/cache/b\"; until [ -e \"$T/cache/a\" ]; do sleep 0.05; done; exit 3",
+        ),
         step("c", "echo c >\"$T/own/c\""),
     ]);
     with_file(

@@ -11,7 +11,10 @@ use serde_json::Value;
 
 use super::halt::Halt;
 use crate::control::{Client, Patience, Problem, Reply, Request};
+use crate::tree::shown::path_of;
 
+/// So many looks pass before it is told that a step waits.
+const LOOKS_UNTOLD: u32 = 10;
 /// How often, in milliseconds, it is looked whether the stage has been ended, while a step waits to begin.
 const LOOKS_MS: u8 = 100;
 
@@ -88,10 +91,11 @@ impl Asking {
     /// # Errors
     /// As [`Asking::ask`].
     pub fn begin(&self, step: &str, origin: &Origin, halt: &Halt) -> Result<(), Refused> {
-        let (like, after) = match origin {
-            Origin::Stage => (None, None),
-            Origin::Like(step) => (Some(step.clone()), None),
-            Origin::After(step) => (None, Some(step.clone())),
+        let (like, after, private) = match origin {
+            Origin::Stage => (None, None, Vec::new()),
+            Origin::Like(step) => (Some(step.clone()), None, Vec::new()),
+            Origin::After(step) => (None, Some(step.clone()), Vec::new()),
+            Origin::Marked => (None, None, self.shared_paths()?),
         };
         let mut client = self.connect()?;
         client.send(&Request::StepBegin {
@@ -99,10 +103,17 @@ impl Asking {
             tied: true,
             like,
             after,
-            private: Vec::new(),
+            private,
             slot: None,
         })?;
+        let mut looks = 0;
         while !can_be_read(&client) {
+            looks += 1;
+            if looks == LOOKS_UNTOLD {
+                (self.tell)(&format!(
+                    "step '{step}' waits for its turn at a locked path"
+                ));
+            }
             if halt.why().is_some() {
                 // It is answered all the same.
                 let _ = client.give_up();
@@ -112,6 +123,14 @@ impl Asking {
         report(client.reply()?)?;
         self.ties.lock().insert(step.to_owned(), client);
         Ok(())
+    }
+
+    /// Those of the stage, which may have more than the file.
+    fn shared_paths(&self) -> Result<Vec<PathBuf>, Refused> {
+        let (_, status) = self.ask(&Request::Status {})?;
+        let modes = status["sharing"].as_object();
+        let paths = modes.into_iter().flat_map(|modes| modes.keys());
+        Ok(paths.map(|path| path_of(path)).collect())
     }
 
     /// A step is merged or kept, and does not end with this process any more.
@@ -149,6 +168,8 @@ pub enum Origin {
     Like(String),
     /// What this step has left.
     After(String),
+    /// The stage as it is, and nothing is run there: it waits for nobody's turn.
+    Marked,
 }
 
 /// Milliseconds, as they are sent.

@@ -36,7 +36,7 @@ impl<'a> Driver<'a> {
         }
         // No identifier holds a dash.
         let anchor = "parallel-start";
-        if let Err(refused) = self.asking.begin(anchor, &Origin::Stage, &self.halt) {
+        if let Err(refused) = self.asking.begin(anchor, &Origin::Marked, &self.halt) {
             return self.give_up(refused);
         }
         let begun: &Lane = lane;

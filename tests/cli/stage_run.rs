@@ -587,6 +587,49 @@ fn fifty_runs_with_random_delays_give_one_tree() {
     );
 }
 
+/// As `mount --sharing`; members take turns although they are merged together.
+#[test]
+fn paths_are_shared_as_the_file_says() {
+    let turn = |name: &str| {
+        step(
+            name,
+            &format!(
+                "mkdir \"$T/locked/taken\"; sleep 0.2; rmdir \"$T/locked/taken\"; echo {name} >>\"$T/locked/all\"\necho {name} >\"$T/private/own\"; echo {name} >\"$T/live/{name}\"; exit $CODE"
+            ),
+        )
+    };
+    let bad = turn("b").replace("$CODE", "1");
+    let steps = parallel(&[
+        turn("a").replace("$CODE", "0"),
+        bad,
+        turn("c").replace("$CODE", "0"),
+    ]) + &step_with(
+        "d",
+        "cat \"$T/locked/all\" | sort | tr -d '\\n' >all; ls \"$T/live\" \"$T/private\"",
+        "when: {stageStatus: All}",
+    );
+    let file = format!(
+        "workspace:\n  path: WORKSPACE\n  sharing: {{TMP/locked: locked, TMP/private: private, TMP/live: shared}}\nsharedPaths: [TMP/locked, TMP/private, TMP/live]\nexecution:\n  steps:\n{steps}"
+    );
+    with_whole_file(
+        &file,
+        r#"
+        export T
+        sed -i "s|TMP|$T|g" "$F"
+        code 1 "$H" stage run "$F" --keep >"$T/out"
+        is "$(cat "$W/all")" abc
+        is "$(ls "$T/private")" ""
+        is "$(ls "$T/live" | tr '\n' ' ')" "a b c "
+        "$H" unmount >/dev/null
+        mkdir -p "$T/live"
+        "$H" mount --workspace "$W" --shared-path "$T/locked" --shared-path "$T/private" --shared-path "$T/live" >/dev/null
+        code 2 "$H" stage run "$F" 2>"$T/err"
+        grep -q -e "--sharing $T/locked=locked" "$T/err"
+        "$H" unmount >/dev/null
+        "#,
+    );
+}
+
 /// Whole stages, as Harness users write them.
 fn whole(name: &str, arguments: &str, afterwards: &str) -> Ran {
     let file = format!(

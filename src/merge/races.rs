@@ -105,7 +105,8 @@ pub fn races<O: Observed>(sights: &Sights<'_>, observed: &mut O) -> Result<Vec<R
     Ok(met.iter().map(|met| race(sights, met)).collect())
 }
 
-/// Makes conflicts of what the step saw that others changed, where no other conflict is about it.
+/// Makes conflicts of what the step saw that others changed, where no conflict of what was written
+/// is about it.
 ///
 /// # Errors
 /// What `observed` answers with.
@@ -117,7 +118,10 @@ pub fn read_write<O: Observed>(
     let mut met = meet(sights, observed)?;
     let mut decided: BTreeSet<&Path> = BTreeSet::new();
     let mut with_all_below: BTreeSet<&Path> = BTreeSet::new();
-    for conflict in &outcome.conflicts {
+    // What another step of the same unit saw has a policy of its own, and decides nothing here.
+    let written = outcome.conflicts.iter();
+    let written = written.filter(|conflict| conflict.class != Class::ReadWrite);
+    for conflict in written {
         let paths = std::iter::once(&conflict.path).chain(&conflict.related);
         match conflict.class.is_metadata() {
             true => decided.extend(paths.map(PathBuf::as_path)),

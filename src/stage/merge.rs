@@ -393,12 +393,15 @@ impl Stage {
         };
         let mut outcome: Outcome = classify(&inputs, &mut &sides)?;
         for step in &unit.steps {
-            let reads = self.reads_of(step, known_step(state, step)?);
+            let known = known_step(state, step)?;
+            let began_on = self.stack_of(&known.base_stack)?;
+            let mut seen = sides.seen_on(&began_on);
+            let reads = self.reads_of(step, known);
             let sights = sides.sights(reads.as_deref(), step, policies);
             if policies.is_strict() {
-                read_write(&mut outcome, &sights, &mut &sides)?;
+                read_write(&mut outcome, &sights, &mut seen)?;
             } else {
-                prepared.report.races.extend(races(&sights, &mut &sides)?);
+                prepared.report.races.extend(races(&sights, &mut seen)?);
                 prepared.report.notes.extend(unknown(step, &sights));
             }
         }

@@ -15,7 +15,7 @@ use super::since::AllSince;
 use super::state::{Phase, State, StepState};
 use super::{Failure, Stage};
 use crate::error::{Context, Error, Result};
-use crate::layer::{read_reads, write_reads};
+use crate::layer::{Stack, read_reads, write_reads};
 use crate::merge::{Effect, Observed, Policies, Race, Sights, races};
 use crate::sys::at;
 use crate::tree::Kind;
@@ -49,17 +49,21 @@ impl Stage {
         known: &StepState,
         policies: &Policies,
     ) -> Result<Vec<Race>> {
-        if state.stack == known.base_stack || !state.stack.starts_with(&known.base_stack) {
+        // It may have begun on what another had left that is not merged.
+        let both = state.stack.iter().zip(&known.base_stack);
+        let common = both.take_while(|(a, b)| a == b).count();
+        if common == state.stack.len() {
             return Ok(Vec::new());
         }
         let reads = self.reads_of(step, known);
         let mut all_since = AllSince::new(&Rc::<Known>::default());
-        let mut since = all_since.take(known.base_stack.len());
+        let mut since = all_since.take(common);
         let stage = self.stack_of(&state.stack)?;
         self.read_since(&mut since, &stage, &state.stack)?;
         let did = (known.base_stack.as_slice(), known.layer.as_ref());
         let sides = self.sides(step, did, &state.stack, since.scan, all_since.known())?;
-        races(&sides.sights(reads.as_deref(), step, policies), &mut &sides)
+        let mut seen = sides.seen_on(&sides.base);
+        races(&sides.sights(reads.as_deref(), step, policies), &mut seen)
     }
 
     /// Both sides of a step's merge into a stack: of what it began on, and its layer.
@@ -148,21 +152,39 @@ impl Sides {
     }
 }
 
-impl Observed for &Sides {
+/// What a step saw, beside what the stage has now.
+pub(super) struct SeenOn<'a> {
+    sides: &'a Sides,
+    /// What that step began on: the base of the merge, with what those steps did that it followed.
+    base: &'a Stack,
+}
+
+impl Sides {
+    /// What a step saw that began on this.
+    pub fn seen_on<'a>(&'a self, base: &'a Stack) -> SeenOn<'a> {
+        SeenOn { sides: self, base }
+    }
+}
+
+impl Observed for SeenOn<'_> {
     type Error = Error;
 
     fn kinds(&mut self, path: &Path) -> Result<[Option<Kind>; 2]> {
-        let kind = |stack: &crate::layer::Stack| -> Result<Option<Kind>> {
+        let kind = |stack: &Stack| -> Result<Option<Kind>> {
             Ok(stack.find(path)?.map(|found| found.attr.kind))
         };
-        Ok([kind(&self.base)?, kind(&self.stage)?])
+        Ok([kind(self.base)?, kind(&self.sides.stage)?])
     }
 
     fn turned(&mut self, path: &Path) -> Result<Effect> {
-        let (Some(before), Some(now)) = (self.base.find(path)?, self.stage.find(path)?) else {
+        let (Some(before), Some(now)) = (self.base.find(path)?, self.sides.stage.find(path)?)
+        else {
             return Ok(Effect::Content);
         };
-        let (before, now) = (self.seen(&self.base, &before), self.seen(&self.stage, &now));
+        let (before, now) = (
+            self.sides.seen(self.base, &before),
+            self.sides.seen(&self.sides.stage, &now),
+        );
         Ok(
             match (now.same_content(before)?, now.same_metadata(before)?) {
                 (false, _) => Effect::Content,
@@ -173,12 +195,12 @@ impl Observed for &Sides {
     }
 
     fn own(&mut self, path: &Path) -> Result<Option<Kind>> {
-        Ok(self.step.find(path)?.map(|found| found.attr.kind))
+        Ok(self.sides.step.find(path)?.map(|found| found.attr.kind))
     }
 
     fn names(&mut self, path: &Path) -> Result<BTreeSet<OsString>> {
         let mut names = BTreeSet::new();
-        for stack in [&self.base, &self.stage] {
+        for stack in [self.base, &self.sides.stage] {
             if let Some(found) = stack.find(path)? {
                 names.extend(stack.list(&found.parts)?.into_keys());
             }

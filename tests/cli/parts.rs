@@ -108,3 +108,37 @@ fn steps_that_follow_each_other_are_merged_as_one() {
     );
     assert!(ran.err.contains("`step merge one two`"), "{}", ran.err);
 }
+
+#[test]
+fn what_each_of_them_saw_is_compared_with_what_it_began_on() {
+    in_stage(
+        r#"
+        mkdir -p "$W/src/sub" && echo 1 >"$W/src/sub/m" && echo 1 >"$W/x"
+        reads() { "$H" step list --reads | sed "s|$W/||g"; }
+        steps() {
+            "$H" step begin one && "$H" step begin beside
+            "$H" step exec one -- sh -c "$1" >&2 && "$H" step seal one
+            "$H" step begin two --after one
+            "$H" step exec two -- sh -c "$2" >&2 && "$H" step seal two
+            "$H" step exec beside -- sh -c "$3" && "$H" step merge beside
+        }
+        # What was written before it, and alike beside it.
+        steps 'echo 2 >x; echo 1 >new' 'cat x new' 'echo 2 >x; echo 1 >new'
+        is "$(reads)" "no step saw what another changed meanwhile"
+        "$H" step merge one two
+        is "$(reads)" "no step saw what another changed meanwhile"
+        # It is told before they are merged as well as then.
+        steps 'touch x' 'cat x; echo 1 >own' 'echo 3 >x'
+        is "$(reads)" "two read x, which beside changed"
+        "$H" step merge one two
+        is "$(reads)" "two read x, which beside changed"
+        # What one saw and is accepted says nothing of what the other saw.
+        "$H" unmount --discard >&2
+        mkdir -p "$W/src/sub" && echo 1 >"$W/src/sub/m"
+        "$H" mount --workspace "$W" --policy src=last --strict >&2
+        steps 'ls src; echo 1 >own' 'cat src/sub/m; echo 2 >own2' 'echo 2 >src/sub/m; echo 1 >src/new'
+        code 4 "$H" step merge one two
+        code 0 "$H" step merge one two --strict=false
+        "#,
+    );
+}

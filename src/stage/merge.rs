@@ -146,12 +146,17 @@ impl Stage {
         self.seal_dirty_head()?;
         let busy = self.busy();
         let known = Rc::<Known>::default();
-        let (units, made) = self.one_layer_each(steps, &selections, &known)?;
+        let (units, parts) = self.selected(steps, &selections, &known)?;
+        // What was made of the steps' layers.
+        let made = || {
+            let folded = units.iter().flat_map(Unit::folded);
+            parts.iter().chain(folded).cloned().collect::<Vec<_>>()
+        };
         let prepared = self.prepare((steps, &units), &policies, &busy, &known);
-        let mut prepared = prepared.inspect_err(|_| self.drop_layers(&made))?;
+        let mut prepared = prepared.inspect_err(|_| self.drop_layers(&made()))?;
         failpoint::hit("merge-before-commit");
         if prepared.undecided {
-            self.drop_layers(&made);
+            self.drop_layers(&made());
             return Err(self.refuse(steps, prepared));
         }
         let mut stacks = None;
@@ -183,11 +188,11 @@ impl Stage {
         });
         if let Err(failure) = swapped {
             self.drop_layers(&prepared.report.join_layers);
-            self.drop_layers(&made);
+            self.drop_layers(&made());
             return Err(failure);
         }
         if refused.is_some() {
-            self.drop_layers(&made);
+            self.drop_layers(&made());
             return Err(self.refuse(steps, prepared));
         }
         failpoint::hit("merge-after-commit");
@@ -199,17 +204,17 @@ impl Stage {
         if let Some((old, new)) = stacks {
             notes.extend(self.tell_kernel(&old, &new));
         }
-        if !made.is_empty() {
-            // What they were made of.
+        if !made().is_empty() {
+            // What they were made of, or what was made and is not needed.
             self.sweep_layers();
         }
         prepared.report.notes.extend(notes);
         Ok(prepared.report)
     }
 
-    /// The steps in units that have one layer at most each, and the layers that were
+    /// The steps in units that have what is selected of them, and the layers that were
     /// made for it.
-    fn one_layer_each(
+    fn selected(
         &self,
         steps: &[String],
         selections: &BTreeMap<String, Selection>,
@@ -228,12 +233,13 @@ impl Stage {
                     "step '{step}' has to be merged whole, since another of these began on what it had left"
                 )));
             }
-            let selection = selections.get(unit.name()).cloned();
-            if unit.layers.is_empty() || unit.layers.len() == 1 && selection.is_none() {
+            let Some(selection) = selections.get(unit.name()) else {
+                continue;
+            };
+            if unit.layers.is_empty() {
                 continue;
             }
-            let selection = selection.unwrap_or_else(Selection::all);
-            match self.make_part(unit, &selection, known) {
+            match self.make_part(unit, selection, known) {
                 Ok(layer) => {
                     made.extend(layer.clone());
                     unit.layers = layer.into_iter().collect();
@@ -355,8 +361,7 @@ impl Stage {
         prepared: &mut Prepared,
     ) -> Result<(), Failure> {
         let step = unit.name();
-        let layer = unit.layers.first();
-        if layer.is_none() {
+        if unit.layers.is_empty() {
             let quiet = unit
                 .steps
                 .iter()
@@ -372,17 +377,18 @@ impl Stage {
         ids.extend(prepared.pushed.iter().cloned());
         // What changed nothing can be merged into anything, but then it cannot be compared.
         let left = !ids.starts_with(&unit.base);
-        if left || ids == unit.base && (busy.is_empty() || layer.is_none()) {
+        if left || ids == unit.base && (busy.is_empty() || unit.layers.is_empty()) {
             // Nobody changed anything since the step began: a merge of one is
             // the step itself.
-            prepared.pushed.extend(layer.cloned());
+            prepared.pushed.extend_from_slice(&unit.layers);
             return Ok(());
         }
         let stage = self.stack_of(&ids)?;
         let mut since = all_since.take(unit.base.len());
         self.read_since(&mut since, &stage, &ids)?;
         let stage_scan = std::mem::take(&mut since.scan);
-        let did = (unit.base.as_slice(), layer);
+        let layers = self.layers_for(unit, &stage_scan, all_since.known())?;
+        let did = (unit.base.as_slice(), layers);
         let sides = self.sides(step, did, &ids, stage_scan, all_since.known())?;
         let inputs = Inputs {
             stage: &sides.stage_scan.delta,
@@ -406,13 +412,13 @@ impl Stage {
             }
         }
         prepared.text.push_str(&outcome.text());
-        prepared.pushed.extend(layer.cloned());
+        prepared.pushed.extend_from_slice(layers);
         prepared.report.conflicts.extend(outcome.conflicts);
-        match (outcome.plan, layer) {
+        match outcome.plan {
             // The steps after it are still compared, for the report.
-            (None, _) => prepared.undecided = true,
-            (Some(plan), Some(layer)) if !prepared.undecided => {
-                let below = sides.stage.with(self.layer(layer)?);
+            None => prepared.undecided = true,
+            Some(plan) if !prepared.undecided && !layers.is_empty() => {
+                let (below, _) = self.scans(step, &sides.stage, layers)?;
                 if let Some(id) = self.make_join(step, &plan, &sides, &below)? {
                     prepared.pushed.push(id.clone());
                     prepared.report.join_layers.push(id);

@@ -1,6 +1,9 @@
-//! What a merge makes of steps first: one layer of a part of what one did, or of all
-//! that several did, each of which began on what the one before had left.
+//! What a merge makes of steps first: one layer of a part of what one did, or, where they
+//! cannot be pushed as they are, of all that several did, each of which began on what the one
+//! before had left.
 
+use std::cell::OnceCell;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -15,9 +18,10 @@ use super::state::{Phase, State, now};
 use super::steps::known_step;
 use super::{Failure, SealedStep, Stage};
 use crate::error::Result;
-use crate::layer::{OpenLayer, seal};
-use crate::merge::{JoinPlan, Selection, part};
+use crate::layer::{OpenLayer, Stack, seal};
+use crate::merge::{Change, JoinPlan, Selection, part};
 use crate::sys::at;
+use crate::tree::Kind;
 
 /// Steps that are merged as one.
 #[derive(Clone, Debug)]
@@ -29,6 +33,9 @@ pub(super) struct Unit {
     pub base: Vec<String>,
     /// Their layers.
     pub layers: Vec<String>,
+    /// One layer that does what all of them do, or none if that is nothing: made where
+    /// they cannot lie on the stage as they are.
+    folded: OnceCell<Vec<String>>,
 }
 
 impl Unit {
@@ -36,6 +43,42 @@ impl Unit {
     pub fn name(&self) -> &str {
         self.steps.last().map_or("", String::as_str)
     }
+
+    /// What was made of its layers by [`Stage::layers_for`].
+    pub fn folded(&self) -> impl Iterator<Item = &String> {
+        self.folded.get().into_iter().flatten()
+    }
+}
+
+/// Whether layers that lie on each other can lie on the stage as well, one by one: they have
+/// nothing to do with what was done to it, but for directories on the way.
+///
+/// Else what one of them did and the next has undone may be in the way of the stage: all that
+/// they did together is compared, and not what they went through.
+fn are_apart(stage: &Scan, layers: &[Scan]) -> bool {
+    let on_the_way = |change: &Change| {
+        let directory = change.directory();
+        directory.is_some_and(|dir| {
+            dir.was == Some(Kind::Dir) && !dir.opaque && dir.redirect_from.is_none()
+        })
+    };
+    layers.iter().all(|scan| {
+        let passes = |path: &PathBuf| scan.delta.change(path).is_some_and(on_the_way);
+        let mut inodes = scan.numbers.iter().chain(&scan.homes);
+        let mut changes = scan.delta.iter();
+        scan.metacopies.iter().all(|(path, origin)| path == origin)
+            && inodes.all(|(ino, paths)| {
+                let held = stage.numbers.contains_key(ino) || stage.homes.contains_key(ino);
+                !held || paths.iter().all(passes)
+            })
+            && changes.all(|(path, entry)| {
+                let met = match on_the_way(&entry.change) {
+                    true => stage.delta.change(path).is_some_and(|it| !on_the_way(it)),
+                    false => stage.delta.touches(path),
+                };
+                !met && entry.change.redirect_from().is_none() && !stage.delta.severs_above(path)
+            })
+    })
 }
 
 /// The units of steps that are to be merged, in this order.
@@ -76,9 +119,18 @@ pub(super) fn units(state: &State, steps: &[String]) -> Result<Vec<Unit>, Failur
             steps: vec![step.clone()],
             base: known.base_stack.clone(),
             layers: layer.collect(),
+            folded: OnceCell::new(),
         });
     }
     Ok(units)
+}
+
+/// What layers did together, one on the other.
+pub(super) fn all_of(scans: Vec<Scan>) -> Scan {
+    scans.into_iter().fold(Scan::default(), |mut below, scan| {
+        below.then(scan);
+        below
+    })
 }
 
 impl Stage {
@@ -96,12 +148,8 @@ impl Stage {
         known: &Rc<Known>,
     ) -> Result<Option<String>, Failure> {
         let base = self.stack_of(&unit.base)?;
-        let (mut view, mut scan) = (base.clone(), Scan::default());
-        for (id, step) in unit.layers.iter().zip(&unit.steps) {
-            let depth = view.layers().len();
-            view = view.with(self.layer(id)?);
-            scan.then(Scan::of(&view, depth, &Arc::from(step.as_str()))?);
-        }
+        let (view, scans) = self.scans(unit.name(), &base, &unit.layers)?;
+        let scan = all_of(scans);
         let plan = part(&scan.delta, selection);
         let sides = Sides {
             stage: base.clone(),
@@ -112,6 +160,52 @@ impl Stage {
             known: known.clone(),
         };
         Ok(self.write_part(unit.name(), &plan, &sides)?)
+    }
+
+    /// The layers of a unit that are to be pushed on a stage to which this was done since:
+    /// its own, so that each step keeps what it did, or one that was made of them.
+    ///
+    /// # Errors
+    /// As [`Stage::make_part`].
+    pub(super) fn layers_for<'a>(
+        &self,
+        unit: &'a Unit,
+        stage: &Scan,
+        known: &Rc<Known>,
+    ) -> Result<&'a [String], Failure> {
+        if unit.layers.len() < 2 {
+            return Ok(&unit.layers);
+        }
+        let base = self.stack_of(&unit.base)?;
+        let (_, scans) = self.scans(unit.name(), &base, &unit.layers)?;
+        if are_apart(stage, &scans) {
+            return Ok(&unit.layers);
+        }
+        if unit.folded.get().is_none() {
+            let made = self.make_part(unit, &Selection::all(), known)?;
+            let _ = unit.folded.set(made.into_iter().collect());
+        }
+        Ok(unit.folded.get().map_or(&[], Vec::as_slice))
+    }
+
+    /// What lies on a base, and each of the layers that are put there, as `step`'s.
+    ///
+    /// # Errors
+    /// What the layers report.
+    pub(super) fn scans(
+        &self,
+        step: &str,
+        base: &Stack,
+        layers: &[String],
+    ) -> Result<(Stack, Vec<Scan>)> {
+        let step: Arc<str> = Arc::from(step);
+        let (mut view, mut scans) = (base.clone(), Vec::new());
+        for id in layers {
+            let depth = view.layers().len();
+            view = view.with(self.layer(id)?);
+            scans.push(Scan::of(&view, depth, &step)?);
+        }
+        Ok((view, scans))
     }
 
     /// Ends a step's view and makes its layer immutable, as [`Stage::seal_step`] does,
@@ -133,6 +227,7 @@ impl Stage {
                 steps: vec![step.to_owned()],
                 base: known.base_stack,
                 layers: vec![whole],
+                folded: OnceCell::new(),
             };
             layer = self.make_part(&unit, &selection, &Rc::default())?;
             let mut next = self.state.lock().clone();

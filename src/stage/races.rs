@@ -11,6 +11,7 @@ use super::content::Known;
 use super::delta::Scan;
 use super::ended::is_stranded;
 use super::merge::Overrides;
+use super::part::all_of;
 use super::since::AllSince;
 use super::state::{Phase, State, StepState};
 use super::{Failure, Stage};
@@ -60,29 +61,26 @@ impl Stage {
         let mut since = all_since.take(common);
         let stage = self.stack_of(&state.stack)?;
         self.read_since(&mut since, &stage, &state.stack)?;
-        let did = (known.base_stack.as_slice(), known.layer.as_ref());
+        let did = (known.base_stack.as_slice(), known.layer.as_slice());
         let sides = self.sides(step, did, &state.stack, since.scan, all_since.known())?;
         let mut seen = sides.seen_on(&sides.base);
         races(&sides.sights(reads.as_deref(), step, policies), &mut seen)
     }
 
-    /// Both sides of a step's merge into a stack: of what it began on, and its layer.
+    /// Both sides of a step's merge into a stack: of what it began on, and its layers.
     pub(super) fn sides(
         &self,
         step: &str,
-        (base, layer): (&[String], Option<&String>),
+        (base, layers): (&[String], &[String]),
         onto: &[String],
         stage_scan: Scan,
         content: &Rc<Known>,
     ) -> Result<Sides> {
         let base = self.stack_of(base)?;
-        let (view, step_scan) = match layer {
-            Some(layer) => {
-                let view = base.with(self.layer(layer)?);
-                let scan = Scan::of(&view, base.layers().len(), &Arc::from(step))?;
-                (view, scan)
-            }
-            None => (base.clone(), Scan::default()),
+        let (view, mut scans) = self.scans(step, &base, layers)?;
+        let step_scan = match scans.len() {
+            1 => scans.pop().unwrap_or_default(),
+            _ => all_of(scans),
         };
         Ok(Sides {
             step_scan,

@@ -24,9 +24,10 @@ impl<'a> Renamed<'a> {
     /// What the layers report.
     pub fn of(sides: &'a Sides, plan: &JoinPlan) -> Result<Renamed<'a>> {
         let (mut shown, mut lost) = (HashMap::new(), Vec::new());
-        let layer = sides.step.layers().last();
-        let stacked =
-            layer.map_or_else(|| sides.stage.clone(), |top| sides.stage.with(top.clone()));
+        let own = sides.step.layers().iter().skip(sides.base.layers().len());
+        let stacked = own.fold(sides.stage.clone(), |below, layer| {
+            below.with(layer.clone())
+        });
         let deciding: BTreeMap<&Path, &Action> = plan
             .actions()
             .iter()

@@ -142,3 +142,43 @@ fn what_each_of_them_saw_is_compared_with_what_it_began_on() {
         "#,
     );
 }
+
+#[test]
+fn each_of_them_keeps_what_it_did() {
+    in_stage(
+        r#"
+        said() { "$H" blame "$W/$1" | awk '{print $1, $3}' | tr '\n' ' '; }
+        steps() {
+            "$H" step begin one && "$H" step begin beside && "$H" step begin none --like one
+            "$H" step seal none
+            "$H" step exec one -- sh -c "$1" && "$H" step seal one
+            "$H" step begin two --after one
+            "$H" step exec two -- sh -c "$2" && "$H" step seal two
+            "$H" step exec beside -- sh -c "$3"
+        }
+        mkdir "$W/dir"
+        steps 'echo 1 >dir/a; echo 1 >gone' 'echo 2 >>dir/a; echo 2 >b; rm gone' 'echo 3 >dir/c'
+        "$H" step merge one two
+        is "$(said dir/a) $(said b) $(said gone)" "modified two added one  added two  deleted two added one "
+        "$H" rollback one >&2
+        is "$(cat "$W/dir/a" "$W/gone")" "$(printf '1\n1')"
+        "$H" step discard none && "$H" step discard beside
+        # Beside another that has nothing to do with them.
+        steps 'echo 1 >dir/d; echo 1 >gone2' 'echo 2 >e; rm gone2' 'echo 3 >dir/f'
+        "$H" step merge beside none one two
+        is "$(said dir/d) $(said e) $(said dir/f)" "added one  added two  added beside "
+        # What they have made and removed is another's: as if they had not.
+        steps 'echo 1 >dir/g; mkdir t; echo 1 >t/x' 'rm -r t; echo 2 >h' 'mkdir t; echo 3 >t/x; echo 3 >dir/i'
+        "$H" step merge beside none one two
+        is "$(cat "$W/t/x" "$W/dir/g" "$W/h" "$W/dir/i" | tr '\n' ' ')" "3 1 2 3 "
+        # A file that is open for writing stays, and what the others did is there.
+        echo o >"$W/open" && exec 7>>"$W/open"
+        steps 'echo 1 >j; echo 1 >open' 'echo 2 >>j; echo 2 >open' 'true'
+        code 4 "$H" step merge one two
+        code 0 "$H" step merge one two --on-conflict first
+        is "$(cat "$W/open" "$W/j" | tr '\n' ' ')" "o 1 2 "
+        exec 7>&-
+        "$H" step discard none && "$H" step discard beside
+        "#,
+    );
+}

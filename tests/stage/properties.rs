@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use harness_fs::export::{Destination, ExportOptions, export, import};
 use harness_fs::layer::Inos;
 use harness_fs::merge::Policy;
-use harness_fs::stage::{DiffLine, Options, Stage};
+use harness_fs::stage::{Beginning, DiffLine, Options, Overrides, Stage, Start};
 
 use crate::random::Dice;
 use crate::rig::{Fakes, Rig, Tree, mapped, names};
@@ -75,6 +75,64 @@ fn a_clean_merge_changes_what_the_step_has_changed() {
         assert_eq!(is, expected);
     }
     assert!(clean > rounds / 10 && clean < rounds, "{clean} of {rounds}");
+}
+
+/// Steps that follow each other are merged as one step that does the same, whether their layers
+/// are pushed as they are or not.
+#[test]
+fn steps_that_follow_each_other_are_as_one() {
+    let (mut as_they_are, mut folded) = (0, 0);
+    let rounds = rounds(16);
+    for seed in 1..=rounds {
+        let mut dice = Dice(seed);
+        let mut program = |most: usize| -> Vec<String> {
+            let count = 1 + dice.roll(most);
+            (0..count).map(|_| shape(&mut dice, "a")).collect()
+        };
+        let (first, second, beside) = (program(3), program(3), program(2));
+        println!("seed {seed}: {first:?}, {second:?}, beside {beside:?}");
+        for policy in [Policy::Last, Policy::First] {
+            let begin = || {
+                let rig = Rig::new();
+                rig.begin("first");
+                rig.begin("beside");
+                rig.try_to_run("beside", &beside);
+                rig.try_to_run("first", &first);
+                rig
+            };
+            let one = begin();
+            one.try_to_run("first", &second);
+            let merged = one
+                .stage
+                .merge(&names(&["beside", "first"]), policy_of(policy));
+            merged.unwrap();
+            let two = begin();
+            two.stage.seal_step("first").unwrap();
+            let after = Beginning {
+                start: Start::After("first".to_owned()),
+                ..Beginning::default()
+            };
+            two.stage.begin_with("second", &after).unwrap();
+            two.try_to_run("second", &second);
+            let steps = names(&["beside", "first", "second"]);
+            let report = two.stage.merge(&steps, policy_of(policy)).unwrap();
+            assert_eq!(two.tree(), one.tree());
+            let pushed = |step: &str| report.layers.iter().any(|id| id.ends_with(step));
+            match (pushed("-first"), pushed("-second")) {
+                (true, true) => as_they_are += 1,
+                (false, true) => folded += 1,
+                _ => {}
+            }
+        }
+    }
+    assert!(
+        as_they_are > rounds / 10 && folded > rounds / 10,
+        "{as_they_are}, {folded}"
+    );
+}
+
+fn policy_of(policy: Policy) -> Overrides {
+    Some(policy).into()
 }
 
 fn in_tree(rig: &Rig, path: &Path) -> String {

@@ -156,8 +156,12 @@ impl Printer {
     fn without_secrets(&self, line: &[u8]) -> Vec<u8> {
         let mut line = line.to_vec();
         for secret in self.secrets.lock().iter() {
-            while let Some(at) = memmem::find(&line, secret) {
+            let mut from = 0;
+            while let Some(at) = memmem::find(&line[from..], secret) {
+                let at = from + at;
                 line.splice(at..at + secret.len(), HIDDEN.iter().copied());
+                // Asterisks may be a secret themselves.
+                from = at + HIDDEN.len();
             }
         }
         line
@@ -200,5 +204,12 @@ mod tests {
             told,
             format!("a | x={hidden}; {hidden} {hidden}\n").as_bytes()
         );
+    }
+
+    #[test]
+    fn a_secret_of_asterisks_has_an_end() {
+        let printer = printer(&[]);
+        printer.hide("***");
+        assert_eq!(printer.whole("a", b"x=***"), b"a | x=**************\n");
     }
 }

@@ -295,6 +295,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         strict: arguments.strict,
     };
     if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
+        let options = Box::new(options);
         return Ok((Start::New { options, from }, mapped));
     }
     if let Some(error) = only_discarded(&place.state_dir) {

@@ -73,7 +73,7 @@ pub enum Start {
     /// New.
     New {
         /// Its options.
-        options: Options,
+        options: Box<Options>,
         /// Layouts to start from.
         from: Vec<PathBuf>,
     },

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::abort::refuse_aborted;
-use super::ended::{STRANDED, is_stranded};
+use super::ended::{is_stranded, stranded};
 use super::groups::{group_base, group_of, member_begins};
 use super::head::SealCost;
 use super::state::{Phase, State, StepState, now};
@@ -132,7 +132,8 @@ impl Stage {
         let state = self.state.lock();
         let known = known_step(&state, step)?;
         if is_stranded(&state, known) {
-            let text = format!("step '{step}' {STRANDED}; discard it and begin it again");
+            let why = stranded(&state, known);
+            let text = format!("step '{step}' {why}; discard it and begin it again");
             return Err(Failure::Usage(text));
         }
         Ok(known.base_stack.clone())

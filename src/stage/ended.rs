@@ -1,12 +1,28 @@
 //! Steps that have succeeded: merged, or kept if that has become impossible meanwhile.
 
+use super::merge::MERGED;
 use super::state::{Phase, State, StepState};
 use super::steps::known_step;
 use super::{Failure, MergeReport, Overrides, Stage};
 
-/// Why a step is kept that cannot be merged.
-pub(super) const STRANDED: &str =
-    "began on a state that a snapshot restore or a rollback has left since";
+/// Why a step cannot be merged whose state is left: it continues "step 'NAME'".
+pub(super) fn stranded(state: &State, step: &StepState) -> String {
+    let both = state.stack.iter().zip(&step.base_stack);
+    let common = both.take_while(|(a, b)| a == b).count();
+    // `000003-NAME`.
+    let name = |id: &'_ String| id.split_once('-').map(|(_, name)| name.to_owned());
+    let left = step.base_stack.get(common).and_then(name);
+    if let Some(before) = left {
+        let is_there = |id| name(id).as_ref() == Some(&before);
+        if state.stack[common..].iter().any(is_there) {
+            return format!("began on what step '{before}' had left, which was merged without it");
+        }
+        if state.gone.get(&before).is_some_and(|how| how != MERGED) {
+            return format!("began on what step '{before}' had left, which is not there any more");
+        }
+    }
+    "began on a state that a snapshot restore or a rollback has left since".to_owned()
+}
 
 /// Whether what the step has changed is no longer part of the stage. Having
 /// changed nothing it can be merged into anything, once that is known.
@@ -64,9 +80,13 @@ impl Stage {
                 notes.extend(self.seal_as(step, Phase::Sealed, None)?);
             }
             if self.is_stranded(step)? {
-                self.seal_as(step, Phase::Kept, Some(STRANDED))?;
+                let why = {
+                    let state = self.state.lock();
+                    stranded(&state, known_step(&state, step)?)
+                };
+                self.seal_as(step, Phase::Kept, Some(&why))?;
                 notes.push(format!(
-                    "step '{step}' {STRANDED}: it is not merged but kept; `harness-fs diff {step}` \
+                    "step '{step}' {why}: it is not merged but kept; `harness-fs diff {step}` \
                      lists its changes, `step discard {step}` makes way for another run"
                 ));
             } else {

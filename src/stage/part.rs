@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::compare::Sides;
 use super::content::Known;
 use super::delta::Scan;
-use super::ended::{STRANDED, is_stranded};
+use super::ended::{is_stranded, stranded};
 use super::join::Join;
 use super::numbers::{self, Suspects};
 use super::renamed::Renamed;
@@ -100,7 +100,8 @@ pub(super) fn units(state: &State, steps: &[String]) -> Result<Vec<Unit>, Failur
             continue;
         }
         if is_stranded(state, known) {
-            let text = format!("step '{step}' {STRANDED}; discard it and run it again");
+            let why = stranded(state, known);
+            let text = format!("step '{step}' {why}; discard it and run it again");
             return Err(Failure::Usage(text));
         }
         let may_have_changes = known.state == Phase::Open || known.layer.is_some();

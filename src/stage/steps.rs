@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::diff::as_seen;
-use super::ended::{STRANDED, is_stranded};
+use super::ended::{is_stranded, stranded};
 use super::groups::{group_of, member_leaves, needed_by_group};
 use super::head::forget_seal;
 use super::journal::Record;
@@ -363,7 +363,10 @@ pub(super) fn known_step<'a>(state: &'a State, step: &str) -> Result<&'a StepSta
 
 pub(super) fn in_use(state: &State, step: &str, known: &StepState) -> Failure {
     Failure::Usage(match known.state {
-        _ if is_stranded(state, known) => format!("step '{step}' {STRANDED}; discard it first"),
+        _ if is_stranded(state, known) => {
+            let why = stranded(state, known);
+            format!("step '{step}' {why}; discard it first")
+        }
         Phase::Open => format!("step '{step}' is open; merge or discard it first"),
         Phase::Sealed => format!("step '{step}' waits to be merged; merge or discard it first"),
         Phase::Kept => format!(

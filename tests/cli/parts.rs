@@ -182,3 +182,35 @@ fn each_of_them_keeps_what_it_did() {
         "#,
     );
 }
+
+#[test]
+fn one_that_followed_what_is_gone_says_so() {
+    let ran = in_stage(
+        r#"
+        steps() {
+            "$H" step begin one && "$H" step exec one -- touch one keep && "$H" step seal one
+            "$H" step begin two --after one && "$H" step exec two -- touch two
+        }
+        steps
+        "$H" step discard one
+        code 2 "$H" step merge two
+        "$H" step discard two
+        steps
+        "$H" step run other -- touch other
+        "$H" step merge one
+        code 2 "$H" step merge two
+        "$H" step discard two
+        steps
+        "$H" step merge one --only keep
+        code 2 "$H" step merge two
+        "$H" step discard two
+        "#,
+    );
+    let without = "step 'two' began on what step 'one' had left, which was merged without it";
+    assert_eq!(ran.err.matches(without).count(), 2, "{}", ran.err);
+    assert!(
+        ran.err.contains("which is not there any more"),
+        "{}",
+        ran.err
+    );
+}

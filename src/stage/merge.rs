@@ -86,7 +86,6 @@ struct Prepared {
     /// The stack that they were made for.
     onto: Vec<String>,
     undecided: bool,
-    text: String,
 }
 
 impl Stage {
@@ -273,10 +272,15 @@ impl Stage {
     /// Keeps the steps of a merge that met conflicts.
     fn refuse(&self, steps: &[String], prepared: Prepared) -> Failure {
         self.drop_layers(&prepared.report.join_layers);
+        // Of all steps at once: what decides them is to be said once.
+        let all = Outcome {
+            conflicts: prepared.report.conflicts,
+            plan: None,
+        };
         let report = ConflictReport {
             steps: steps.to_vec(),
-            conflicts: prepared.report.conflicts,
-            text: prepared.text,
+            text: all.text(),
+            conflicts: all.conflicts,
         };
         let reason = match report.conflicts.iter().find(|conflict| !conflict.resolved) {
             Some(first) if report.undecided() > 1 => format!(
@@ -326,7 +330,6 @@ impl Stage {
             pushed: Vec::new(),
             onto: state.stack.clone(),
             undecided: false,
-            text: String::new(),
         };
         let mut all_since = AllSince::new(known);
         for unit in units {
@@ -411,7 +414,6 @@ impl Stage {
                 prepared.report.notes.extend(unknown(step, &sights));
             }
         }
-        prepared.text.push_str(&outcome.text());
         prepared.pushed.extend_from_slice(layers);
         prepared.report.conflicts.extend(outcome.conflicts);
         match outcome.plan {

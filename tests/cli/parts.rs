@@ -214,3 +214,19 @@ fn one_that_followed_what_is_gone_says_so() {
         ran.err
     );
 }
+
+#[test]
+fn what_decides_the_conflicts_of_several_steps_is_said_once() {
+    let ran = in_stage(
+        r#"
+        for step in a b c; do
+            "$H" step begin $step && "$H" step exec $step -- sh -c "echo $step >both"
+        done
+        "$H" step merge a
+        code 4 "$H" step merge b c
+        "$H" step discard b && "$H" step discard c
+        "#,
+    );
+    assert!(ran.err.contains("2 conflicts undecided"), "{}", ran.err);
+    assert_eq!(ran.err.matches("To decide:").count(), 1, "{}", ran.err);
+}

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use harness_fs::export::{Destination, ExportOptions, export, import};
 use harness_fs::layer::Inos;
-use harness_fs::merge::Policy;
+use harness_fs::merge::{Conflict, Deed, Policy};
 use harness_fs::stage::{Beginning, DiffLine, Options, Overrides, Stage, Start};
 
 use crate::random::Dice;
@@ -105,7 +105,7 @@ fn steps_that_follow_each_other_are_as_one() {
             let merged = one
                 .stage
                 .merge(&names(&["beside", "first"]), policy_of(policy));
-            merged.unwrap();
+            let of_one = merged.unwrap().conflicts;
             let two = begin();
             two.stage.seal_step("first").unwrap();
             let after = Beginning {
@@ -116,7 +116,12 @@ fn steps_that_follow_each_other_are_as_one() {
             two.try_to_run("second", &second);
             let steps = names(&["beside", "first", "second"]);
             let report = two.stage.merge(&steps, policy_of(policy)).unwrap();
-            assert_eq!(two.tree(), one.tree());
+            // In one layer that was made of several a directory that has taken the place of
+            // something is no renamed one any more.
+            let renamed = |conflict: &Conflict| conflict.step.did == Deed::Renamed;
+            if !of_one.iter().any(renamed) {
+                assert_eq!(two.tree(), one.tree());
+            }
             let pushed = |step: &str| report.layers.iter().any(|id| id.ends_with(step));
             match (pushed("-first"), pushed("-second")) {
                 (true, true) => as_they_are += 1,

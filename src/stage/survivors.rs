@@ -12,9 +12,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::occupants;
+use super::{occupants, slots};
 use crate::error::{Error, Result};
-use crate::sys::cached;
+use crate::sys::cached::{self, Lies};
 use crate::sys::mountinfo::{self, Mount};
 use crate::sys::process::Process;
 
@@ -171,8 +171,16 @@ fn shows(mount: &Mount, views: &[Mount]) -> bool {
 #[derive(Debug, Default)]
 pub struct Guests {
     devices: Vec<String>,
-    /// The mounts of views, by the mount namespace.
-    mounts: HashMap<u64, Vec<u64>>,
+    /// By the mount namespace.
+    mounts: HashMap<u64, Seen>,
+}
+
+/// What there is to see in one of them.
+#[derive(Debug)]
+struct Seen {
+    /// The mounts of views.
+    shown: Vec<u64>,
+    all: Vec<Mount>,
 }
 
 impl Guests {
@@ -189,6 +197,7 @@ impl Guests {
         let own = mountinfo::own()?;
         let views = of_views(&own, places);
         guests.devices = views.iter().map(|view| view.device.clone()).collect();
+        let slots: Vec<&Mount> = own.iter().filter(|mount| holds(mount, places)).collect();
         let inside = occupants::mount_namespace("self");
         for pid in occupants::processes() {
             let process = pid.to_string();
@@ -197,17 +206,22 @@ impl Guests {
                 continue;
             };
             if let hash_map::Entry::Vacant(new) = guests.mounts.entry(namespace)
-                && let Ok(mounts) = mountinfo::of(&process)
+                && let Ok(all) = mountinfo::of(&process)
             {
-                let shown = mounts.iter().filter(|mount| shows(mount, &views));
-                new.insert(shown.map(|mount| mount.id).collect());
+                let shown = all.iter().filter(|mount| {
+                    shows(mount, &views)
+                        || guests.devices.contains(&mount.device) && comes_of(mount, &all, &slots)
+                });
+                let shown = shown.map(|mount| mount.id).collect();
+                new.insert(Seen { shown, all });
             }
         }
-        guests.mounts.retain(|_, mounts| !mounts.is_empty());
+        guests.mounts.retain(|_, seen| !seen.shown.is_empty());
         Ok(guests)
     }
 
-    /// Those of their processes that have something of a view open, or mapped.
+    /// Those of their processes that work in a view, or have something of it open
+    /// or mapped.
     fn at_work(&self) -> Vec<i32> {
         if self.mounts.is_empty() {
             return Vec::new();
@@ -215,30 +229,57 @@ impl Guests {
         let at_work = |pid: &i32| {
             let process = pid.to_string();
             let namespace = occupants::mount_namespace(&process);
-            let mounts = namespace.and_then(|namespace| self.mounts.get(&namespace));
-            mounts.is_some_and(|mounts| {
-                occupants::has_open(&process, mounts, &self.devices)
+            let seen = namespace.and_then(|namespace| self.mounts.get(&namespace));
+            seen.is_some_and(|seen| {
+                occupants::has_open(&process, &seen.shown, &self.devices)
                     || occupants::maps(&process, &self.devices)
+                    || self.stays_in(&process, seen)
             })
         };
         let mut processes = occupants::processes();
         processes.retain(at_work);
         processes
     }
+
+    /// As [`stays_in`]; by the mount, for what steps share live is seen elsewhere too.
+    fn stays_in(&self, process: &str, seen: &Seen) -> bool {
+        ways(process, &seen.all).any(|lies| {
+            let shown = lies.mount.is_some_and(|id| seen.shown.contains(&id));
+            shown && self.devices.contains(&lies.device)
+        })
+    }
+}
+
+/// Whether it is a slot in which one of these places is.
+fn holds(mount: &Mount, places: &[PathBuf]) -> bool {
+    slots::is_slot(mount) && places.iter().any(|place| place.starts_with(&mount.at))
+}
+
+/// Whether a mount of another namespace has come there by one of these slots, which
+/// is bound there and not merely copied. What steps share live is also where the
+/// stage is, so its device does not tell.
+fn comes_of(mount: &Mount, all: &[Mount], slots: &[&Mount]) -> bool {
+    let below = all.iter().find(|below| below.id == mount.parent);
+    below.is_some_and(|below| {
+        let mut slots = slots.iter();
+        slots.any(|slot| slot.device == below.device && slot.at != below.at)
+    })
 }
 
 /// Whether a process works in a view, or runs a program of it. Not by what it has
 /// open: that can have been handed to somebody who does not belong to the step.
 fn stays_in(views: &[Mount], process: &str, mounts: &[Mount]) -> bool {
-    ["cwd", "root", "exe"].iter().any(|way| {
+    ways(process, mounts).any(|lies| views.iter().any(|view| view.device == lies.device))
+}
+
+/// Where a process works, and its program lies.
+fn ways(process: &str, mounts: &[Mount]) -> impl Iterator<Item = Lies> {
+    ["cwd", "root", "exe"].into_iter().filter_map(move |way| {
         let way = PathBuf::from(format!("/proc/{process}/{way}"));
-        let Ok(path) = std::fs::read_link(&way) else {
-            return false;
-        };
+        let path = std::fs::read_link(&way).ok()?;
         // A server that does not answer must not hold up the end of a step.
         let safe = !mountinfo::holding(mounts, &path).is_some_and(mountinfo::asks_its_server);
-        safe && cached::lies(&way)
-            .is_ok_and(|lies| views.iter().any(|view| view.device == lies.device))
+        safe.then(|| cached::lies(&way).ok()).flatten()
     })
 }
 

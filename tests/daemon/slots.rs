@@ -21,6 +21,11 @@ struct Slots<'a> {
 
 impl<'a> Slots<'a> {
     fn mount(rig: &'a Rig) -> Slots<'a> {
+        Slots::mount_sharing(rig, "merge")
+    }
+
+    /// The shared directory has this mode.
+    fn mount_sharing(rig: &'a Rig, mode: &str) -> Slots<'a> {
         let path = rig.path();
         let slots = Slots {
             rig,
@@ -30,7 +35,8 @@ impl<'a> Slots<'a> {
         };
         fs::create_dir(&slots.shared).unwrap();
         fs::write(&slots.file, "base\n").unwrap();
-        rig.ok(&slots.arguments());
+        let sharing = format!("--sharing={}={mode}", slots.shared.display());
+        rig.ok(&[slots.arguments(), vec![&*sharing]].concat());
         slots
     }
 
@@ -163,11 +169,63 @@ fn what_uses_the_view_is_ended_with_the_step_and_the_container_lives_on() {
             .collect();
         names.sort_unstable();
         assert_eq!(names, ["python3", "sleep", "sleep"], "{merged}");
-        let left = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'sleep 100.'";
+        let left = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o '[s]leep 100.'";
         assert_eq!(a.ask(left), "sleep 1004\n");
         slots.begin("two", "a");
         assert_eq!(a.ask("cat /harness/readme"), "from the base\n");
         rig.ok(&["step", "merge", "two"]);
+        rig.ok(&["unmount"]);
+    });
+}
+
+/// What is shared live is the stage's, and goes on after the step; but nothing of the
+/// step may be at it any more when others have their turn.
+#[test]
+fn a_step_is_at_a_live_path_no_longer_than_its_turn() {
+    alone(|rig| {
+        let slots = Slots::mount_sharing(rig, "locked");
+        // Where containers usually have it: where the stage has it.
+        let place = slots.place("a", &slots.shared);
+        let ws = slots.place("a", &rig.ws());
+        let shared = slots.shared.to_str().unwrap();
+        let binds = [(&*place, shared), (&*ws, "/harness")];
+        let mut a = Container::start(rig, "live", &binds);
+        slots.begin("one", "a");
+        fs::write(slots.shared.join("from-the-stage"), "live\n").unwrap();
+        assert_eq!(a.ask(&format!("cat {shared}/from-the-stage")), "live\n");
+        a.ask(&format!("echo 1 >{shared}/one; echo 1 >/harness/one"));
+        assert_eq!(fs::read_to_string(slots.shared.join("one")).unwrap(), "1\n");
+        let script = format!(
+            r#"
+            (cd {shared}; exec sleep 1001) & (exec 3>>{shared}/log; exec sleep 1002) & sleep 1004 &
+            until [ "$(cat /proc/[0-9]*/comm 2>/dev/null | grep -c sleep)" = 3 ]; do :; done"#
+        );
+        assert_eq!(a.ask(&script), "");
+        // Whoever is there by the stage belongs to no step.
+        let outside = std::process::Command::new("sleep")
+            .arg("1005")
+            .current_dir(&slots.shared)
+            .spawn();
+        let mut outside = outside.unwrap();
+        let sealed = rig.ok(&["step", "seal", "one"]);
+        assert!(sealed.out.contains("ended 2 processes"), "{sealed:?}");
+        rig.ok(&["step", "run", "next", "--", "cat", &format!("{shared}/one")]);
+        assert!(outside.try_wait().unwrap().is_none());
+        outside.kill().unwrap();
+        outside.wait().unwrap();
+        let left = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o '[s]leep 100.'";
+        assert_eq!(a.ask(left), "sleep 1004\n");
+        assert_eq!(a.ask(&format!("ls {shared} /harness | grep one")), "");
+        // Begun once more it is shown in its slot again, and has its turn still.
+        slots.begin("two", "a");
+        a.ask(&format!("echo 2 >{shared}/two; echo 2 >/harness/two"));
+        rig.ok(&["step", "reset", "two"]);
+        let all = format!("cat {shared}/two; ls /harness; echo 3 >{shared}/two");
+        assert_eq!(a.ask(&all), "2\nlink\nlog\nreadme\nsrc\n");
+        let next = rig.start(&["step", "run", "last", "--", "cat", &format!("{shared}/two")]);
+        while !rig.ok(&["step", "list"]).out.contains("last  waiting") {}
+        rig.ok(&["step", "merge", "one", "two"]);
+        assert_eq!(next.end().out, "3\n");
         rig.ok(&["unmount"]);
     });
 }

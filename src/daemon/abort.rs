@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::requests::Requests;
+use super::steps::end_and_discard;
 use crate::control::{Connection, Reply};
-use crate::stage::{Failure, Stage, survivors};
+use crate::stage::{Failure, Stage};
 
 /// How long what others run by hand in a member has to end.
 const GRACE: Duration = Duration::from_secs(10);
@@ -46,9 +47,7 @@ pub fn end_members(
         .partition(|member| requests.steps.alarm(member));
     for member in idle {
         let views: Vec<_> = requests.steps.idle(&member, false)?.into_iter().collect();
-        survivors::end(&views, GRACE)?;
-        stage.discard(&member)?;
-        requests.steps.remove(&member);
+        end_and_discard(requests, stage, &member, &views, GRACE)?;
         ended.push(member);
     }
     ended.extend(running);

@@ -592,6 +592,9 @@ pub fn merge(
     let merged = stage.merge_each(steps, &overrides);
     if merged.is_err() {
         stage.return_to_slots(steps);
+        // In those that are sealed already nothing runs any more.
+        let sealed = steps.iter().filter(|step| stage.view_of(step).is_err());
+        sealed.for_each(|step| requests.queue.forget(step));
     }
     if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
         steps.iter().for_each(|step| ended_by_hand(requests, step));
@@ -654,12 +657,26 @@ pub fn discard(requests: &Requests, step: &str, grace: Duration) -> Result<Reply
     let stage = requests.stage()?;
     let views: Vec<PathBuf> = requests.steps.idle(step, false)?.into_iter().collect();
     let steps = [step.to_owned()];
-    let ended = end_left(&stage, &steps, &views, grace)?;
-    stage.discard(step)?;
-    ended_by_hand(requests, step);
+    let ended = end_and_discard(requests, &stage, step, &views, grace)?;
     let text = with_survivors(&ended, "");
     let data = json!({ "survivors": ended });
     with_groups(&stage, &steps, text, data)
+}
+
+/// Ends what is left in a step, and forgets it.
+pub(super) fn end_and_discard(
+    requests: &Requests,
+    stage: &Stage,
+    step: &str,
+    views: &[PathBuf],
+    grace: Duration,
+) -> Result<Vec<Survivor>, Failure> {
+    let steps = [step.to_owned()];
+    let ended = end_left(stage, &steps, views, grace)?;
+    let discarded = stage.discard(step);
+    discarded.inspect_err(|_| stage.return_to_slots(&steps))?;
+    ended_by_hand(requests, step);
+    Ok(ended)
 }
 
 /// Takes open steps out of their slots, and ends what is left in them.

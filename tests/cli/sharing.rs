@@ -261,6 +261,19 @@ fn a_turn_ends_with_its_step() {
             code 0 wait "$next"
         done
         "$H" step discard a
+        # Of one that waits to be merged it has ended too.
+        "$H" step begin a
+        next
+        "$H" step seal a
+        code 0 wait "$next"
+        "$H" step discard a
+        # And of one whose group is given up.
+        "$H" group declare g a b --if-one-fails abort
+        "$H" step begin a
+        next
+        "$H" group abort g
+        code 0 wait "$next"
+        "$H" group rm g
         # Also where it is kept because of a conflict.
         "$H" step begin a
         "$H" step exec a -- sh -c 'echo a >both'

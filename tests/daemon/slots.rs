@@ -230,6 +230,32 @@ fn a_step_is_at_a_live_path_no_longer_than_its_turn() {
     });
 }
 
+/// It is put away as any other: its container lives on, and others have their turn.
+#[test]
+fn a_group_with_a_member_in_a_slot_is_aborted() {
+    alone(|rig| {
+        let slots = Slots::mount_sharing(rig, "locked");
+        let mut a = slots.container("a");
+        rig.ok(&[
+            "group",
+            "declare",
+            "g",
+            "one",
+            "two",
+            "--if-one-fails",
+            "abort",
+        ]);
+        slots.begin("one", "a");
+        a.ask("(cd /harness; exec sleep 1001) & echo 1 >/harness/one");
+        rig.ok(&["group", "abort", "g"]);
+        assert_eq!(a.ask("ls /harness; echo lives"), "lives\n");
+        rig.ok(&["step", "run", "next", "--", "true"]);
+        slots.begin("three", "a");
+        assert_eq!(a.ask("ls /harness"), "link\nlog\nreadme\nsrc\n");
+        rig.ok(&["unmount"]);
+    });
+}
+
 /// Its step is what it was, and can be put away or begun again.
 #[test]
 fn a_container_that_is_killed_in_the_middle() {

@@ -31,16 +31,16 @@ pub fn run(
     let _untold = steps.untold();
     // Also before a wait that would be for nothing.
     check_group(&*requests.stage_to_enter()?, &mut run.clone())?;
-    let turn = in_turn(requests, &run.step, &run.private, connection)?;
+    let beginning = Beginning {
+        private: run.private.clone(),
+        ..Beginning::default()
+    };
+    let turn = in_turn(requests, &run.step, &beginning, connection)?;
     let over;
     let (alarmed, alarm) = std::io::pipe().map_err(Error::from)?;
     let (view, others, cost) = {
         let stage = requests.stage_to_enter()?;
         over = check_group(&stage, &mut run)?;
-        let beginning = Beginning {
-            private: run.private.clone(),
-            ..Beginning::default()
-        };
         let (view, cost) = stage.begin_with(&run.step, &beginning)?;
         let others = steps.beside(&run.step, run.group.as_ref());
         let known = Run {
@@ -113,15 +113,15 @@ fn check_group(stage: &Stage, run: &mut RunRequest) -> Result<Option<String>, Fa
 fn in_turn<'a>(
     requests: &'a Requests,
     step: &str,
-    private: &[PathBuf],
+    beginning: &Beginning,
     connection: &Connection,
 ) -> Result<Option<Turn<'a>>, Failure> {
     let locked = {
         let stage = requests.stage_to_enter()?;
-        let locked = stage.locked_paths(&stage.private_paths(private)?);
+        let locked = stage.locked_paths(&stage.private_paths(&beginning.private)?);
         if !locked.is_empty() {
             // It would wait for nothing.
-            stage.check_free(step)?;
+            stage.check_possible(step, beginning)?;
         }
         locked
     };
@@ -475,7 +475,7 @@ pub fn begin(
     tied: bool,
     connection: &Connection,
 ) -> Result<Reply, Failure> {
-    let turn = in_turn(requests, step, &beginning.private, connection)?;
+    let turn = in_turn(requests, step, beginning, connection)?;
     let stage = requests.stage_to_enter()?;
     let (view, cost) = stage.begin_with(step, beginning)?;
     requests.steps.add(step, view.mount.clone(), None);

@@ -128,6 +128,25 @@ impl Stage {
         self.refuse_background(step)
     }
 
+    /// Checks what need not wait for the step's turn: what may be so by then is not
+    /// looked at, such as whether its slot is free.
+    ///
+    /// # Errors
+    /// As [`Stage::check_free`]; [`Failure::NotFound`] without the other step or the
+    /// slot.
+    pub fn check_possible(&self, step: &str, beginning: &Beginning) -> Result<(), Failure> {
+        self.check_free(step)?;
+        if let Some(slot) = &beginning.slot {
+            self.known_slot(slot)?;
+        }
+        match &beginning.start {
+            Start::Stage => Ok(()),
+            Start::Like(other) | Start::After(other) => {
+                known_step(&self.state.lock(), other).map(drop)
+            }
+        }
+    }
+
     fn base_of(&self, step: &str) -> Result<Vec<String>, Failure> {
         let state = self.state.lock();
         let known = known_step(&state, step)?;

@@ -210,17 +210,8 @@ impl Stage {
         let Some(slot) = slot else {
             return Ok(None);
         };
+        let known = self.known_slot(slot)?;
         let state = self.state.lock().clone();
-        let options = &state.options;
-        let Some(known) = options.slots.iter().find(|known| known.name == slot) else {
-            let names: Vec<&str> = options.slots.iter().map(|slot| &*slot.name).collect();
-            let has = match names.is_empty() {
-                true => "it was mounted without --slot".to_owned(),
-                false => format!("it has {}", names.join(", ")),
-            };
-            let text = format!("the stage has no slot '{slot}': {has}");
-            return Err(Failure::NotFound(text));
-        };
         if let Some(step) = step_in(slot, &state).filter(|there| *there != step) {
             let text =
                 format!("step '{step}' is in the slot '{slot}'; merge, keep or discard it first");
@@ -237,7 +228,25 @@ impl Stage {
             );
             return Err(Error::new(Errno::ENOENT, text).into());
         }
-        Ok(Some((slot.to_owned(), known.places(&options.mapped))))
+        Ok(Some((slot.to_owned(), known.places(&state.options.mapped))))
+    }
+
+    /// A slot of the stage.
+    ///
+    /// # Errors
+    /// [`Failure::NotFound`], naming those that there are.
+    pub(super) fn known_slot(&self, slot: &str) -> Result<Slot, Failure> {
+        let slots = self.options().slots;
+        if let Some(known) = slots.iter().find(|known| known.name == slot) {
+            return Ok(known.clone());
+        }
+        let names: Vec<&str> = slots.iter().map(|slot| &*slot.name).collect();
+        let has = match names.is_empty() {
+            true => "it was mounted without --slot".to_owned(),
+            false => format!("it has {}", names.join(", ")),
+        };
+        let text = format!("the stage has no slot '{slot}': {has}");
+        Err(Failure::NotFound(text))
     }
 
     /// Takes open steps out of their slots, so that no container sees them any

@@ -320,6 +320,27 @@ fn a_turn_ends_with_its_step() {
 }
 
 #[test]
+fn nobody_waits_for_a_turn_with_which_nothing_could_begin() {
+    shared(
+        "locked",
+        r#"
+        "$H" step begin a
+        code 3 "$H" step begin b --slot none
+        code 3 "$H" step begin b --like none
+        code 3 "$H" step begin b --after none
+        # That one has ended by then.
+        "$H" step begin b --after a & b=$!
+        lists '^b  waiting '
+        "$H" step exec a -- touch by-a
+        "$H" step seal a
+        code 0 wait "$b"
+        "$H" step exec b -- test -e by-a
+        "$H" step merge a b
+        "#,
+    );
+}
+
+#[test]
 fn nobody_waits_for_a_turn_when_the_stage_ends() {
     let ran = shared(
         "locked",

@@ -65,8 +65,6 @@ impl Printer {
                 secrets.push(line);
             }
         }
-        // What holds another comes first.
-        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
     }
 
     /// Prints all that can be read there, until its end.
@@ -89,8 +87,9 @@ impl Printer {
             }
             line.extend_from_slice(rest);
             if line.len() >= LONGEST {
-                self.line(name, &line);
-                line.clear();
+                let piece = self.printable(&line);
+                self.line(name, &line[..piece]);
+                line.drain(..piece);
             }
         }
         if !line.is_empty() {
@@ -154,17 +153,48 @@ impl Printer {
     }
 
     fn without_secrets(&self, line: &[u8]) -> Vec<u8> {
-        let mut line = line.to_vec();
-        for secret in self.secrets.lock().iter() {
-            let mut from = 0;
-            while let Some(at) = memmem::find(&line[from..], secret) {
-                let at = from + at;
-                line.splice(at..at + secret.len(), HIDDEN.iter().copied());
-                // Asterisks may be a secret themselves.
-                from = at + HIDDEN.len();
+        let mut text = Vec::with_capacity(line.len());
+        let mut from = 0;
+        for (start, end) in self.found(line) {
+            text.extend_from_slice(&line[from..start]);
+            text.extend_from_slice(HIDDEN);
+            from = end;
+        }
+        text.extend_from_slice(&line[from..]);
+        text
+    }
+
+    /// Where secrets are; those that overlap are one.
+    fn found(&self, line: &[u8]) -> Vec<(usize, usize)> {
+        let secrets = self.secrets.lock();
+        let mut each: Vec<(usize, usize)> = secrets
+            .iter()
+            .flat_map(|secret| {
+                memmem::find_iter(line, secret).map(|start| (start, start + secret.len()))
+            })
+            .collect();
+        each.sort_unstable();
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        for (start, end) in each {
+            match found.last_mut() {
+                Some(last) if start < last.1 => last.1 = last.1.max(end),
+                _ => found.push((start, end)),
             }
         }
-        line
+        found
+    }
+
+    /// How much of a line can be printed that has not come to its end: a secret may come yet
+    /// of which the line has the beginning.
+    fn printable(&self, line: &[u8]) -> usize {
+        let longest = self.secrets.lock().iter().map(Vec::len).max().unwrap_or(1);
+        let held = longest.saturating_sub(1).min(line.len() / 2);
+        let end = line.len() - held;
+        let found = self.found(line);
+        let cut = found
+            .iter()
+            .find(|(start, stop)| *start < end && end < *stop);
+        cut.map_or(end, |(_, stop)| *stop)
     }
 }
 
@@ -210,6 +240,24 @@ mod tests {
     fn a_secret_of_asterisks_has_an_end() {
         let printer = printer(&[]);
         printer.hide("***");
-        assert_eq!(printer.whole("a", b"x=***"), b"a | x=**************\n");
+        printer.hide("secret");
+        let told = printer.whole("a", b"x=*** secret");
+        assert_eq!(told, b"a | x=************** **************\n");
+    }
+
+    #[test]
+    fn a_secret_at_the_end_of_a_piece_is_hidden() {
+        let printer = printer(&[]);
+        printer.hide("s3cret");
+        printer.hide("retry");
+        let cases = [
+            ("xxxxxxxxxxxx s3cr", "xxxxxxxxxxxx"),
+            ("xxxxxxxxxxxx s3cret", "xxxxxxxxxxxx s3cret"),
+            ("xxxxxxxxxxxx s3cretry", "xxxxxxxxxxxx s3cretry"),
+        ];
+        for (line, piece) in cases {
+            let printed = printer.printable(line.as_bytes());
+            assert_eq!(&line[..printed], piece, "{line}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::asking::Origin;
 use super::report::Row;
 use crate::merge::Policy;
-use crate::stagefile::Context;
+use crate::stagefile::{Context, Decision};
 
 /// Steps that run one after the other, and what has become of them.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Part {
     pub step: String,
     /// One policy for all of its conflicts.
     pub on_conflict: Option<Policy>,
+    /// What its failure strategies say of a merge that is not possible.
+    pub not_merged: Decision,
 }
 
 impl Lane {

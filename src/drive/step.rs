@@ -165,7 +165,7 @@ impl<'a> Driver<'a> {
             }
             let mut met_conflict = false;
             if attempt.ended.success() {
-                match self.succeeded(step, row, lane) {
+                match self.bring_in(step, scope, row, lane, &[]) {
                     Ok(()) => {
                         attempt.output.wait();
                         self.take_outputs(step, row, attempt.outputs, lane);
@@ -194,7 +194,7 @@ impl<'a> Driver<'a> {
             let Decision::Retry(pause) = decision else {
                 let put_away = match met_conflict {
                     true => Ok(()),
-                    false => self.put_away(step, row, lane),
+                    false => self.put_away(step, scope, row, lane),
                 };
                 attempt.output.wait();
                 return match put_away {
@@ -309,16 +309,12 @@ impl<'a> Driver<'a> {
         Printed(receiver)
     }
 
-    /// Merges what a step did that has succeeded, or has it wait for the others.
-    fn succeeded(&self, step: &Step, row: &mut Row, lane: &mut Lane) -> Result<(), Refused> {
-        self.bring_in(step, row, lane, &[])
-    }
-
     /// Merges what a step did, or seals it if it waits for others; of some patterns, if there
     /// are any, only what they match.
     fn bring_in(
         &self,
         step: &Step,
+        scope: &Scope<'a>,
         row: &mut Row,
         lane: &mut Lane,
         only: &[String],
@@ -366,6 +362,8 @@ impl<'a> Driver<'a> {
             branch.parts.push(Part {
                 step: name,
                 on_conflict,
+                // It cannot be run again by itself then: what the others did does not go away.
+                not_merged: decide(&scope.failure, FailureKind::Command, u32::MAX),
             });
         }
         Ok(())
@@ -407,11 +405,17 @@ impl<'a> Driver<'a> {
     }
 
     /// Does with a step that failed what is to be done with its changes.
-    fn put_away(&self, step: &Step, row: &mut Row, lane: &mut Lane) -> Result<(), Refused> {
+    fn put_away(
+        &self,
+        step: &Step,
+        scope: &Scope<'a>,
+        row: &mut Row,
+        lane: &mut Lane,
+    ) -> Result<(), Refused> {
         let on_failure = step.on_failure.as_ref();
         match on_failure.unwrap_or(&self.stage.workspace.on_failure) {
-            FailedLayer::Merge => self.merge_failed(step, row, lane, &[]),
-            FailedLayer::MergeMatching(only) => self.merge_failed(step, row, lane, only),
+            FailedLayer::Merge => self.merge_failed(step, scope, row, lane, &[]),
+            FailedLayer::MergeMatching(only) => self.merge_failed(step, scope, row, lane, only),
             FailedLayer::Keep => {
                 let request = Request::StepKeep {
                     step: row.step.clone(),
@@ -435,11 +439,12 @@ impl<'a> Driver<'a> {
     fn merge_failed(
         &self,
         step: &Step,
+        scope: &Scope<'a>,
         row: &mut Row,
         lane: &mut Lane,
         only: &[String],
     ) -> Result<(), Refused> {
-        match self.bring_in(step, row, lane, only) {
+        match self.bring_in(step, scope, row, lane, only) {
             Err(refused) if refused.code == 4 => {
                 self.printer.say(&refused.message);
                 row.layer = Layer::Conflict;

@@ -12,7 +12,7 @@ use super::report::{Layer, Result as RowResult};
 use super::scope::Scope;
 use super::walk::Driver;
 use crate::control::{OfOne, Request};
-use crate::stagefile::{Decision, FailureKind, Node, Status, decide};
+use crate::stagefile::{Decision, Node, Status};
 
 /// One of those that run at once.
 pub struct Member<'a> {
@@ -27,7 +27,7 @@ pub struct Member<'a> {
 impl<'a> Driver<'a> {
     /// Runs members at once. Inside of a member of others there is one view, and they run one
     /// after the other: without a conflict that comes to the same.
-    pub(super) fn together(&self, members: Vec<Member<'a>>, scope: &Scope<'a>, lane: &mut Lane) {
+    pub(super) fn together(&self, members: Vec<Member<'a>>, lane: &mut Lane) {
         if members.len() == 1 || lane.branch.is_some() {
             for member in members {
                 self.one_after_the_other(&member, lane);
@@ -68,7 +68,7 @@ impl<'a> Driver<'a> {
             );
             lane.join(member);
         }
-        self.merge_all(&parts, first, scope, lane);
+        self.merge_all(&parts, first, lane);
         if let Err(refused) = self.asking.discard(anchor, self.setting.grace) {
             self.give_up(refused);
         }
@@ -82,7 +82,7 @@ impl<'a> Driver<'a> {
 
     /// Merges what members have left, whose rows begin at `first`, or discards all of it if the
     /// stage has been ended.
-    fn merge_all(&self, parts: &[Part], first: usize, scope: &Scope<'a>, lane: &mut Lane) {
+    fn merge_all(&self, parts: &[Part], first: usize, lane: &mut Lane) {
         if parts.is_empty() {
             return;
         }
@@ -126,7 +126,7 @@ impl<'a> Driver<'a> {
                 }
             }
             Err(refused) if refused.code == 4 => {
-                self.conflict(parts, first, &refused, scope, lane);
+                self.conflict(parts, first, &refused, lane);
             }
             Err(refused) => {
                 // They are tied to this process, and go with it.
@@ -139,27 +139,19 @@ impl<'a> Driver<'a> {
     }
 
     /// Nobody has decided a conflict: none is merged, and all are kept.
-    fn conflict(
-        &self,
-        parts: &[Part],
-        first: usize,
-        refused: &Refused,
-        scope: &Scope<'a>,
-        lane: &mut Lane,
-    ) {
+    fn conflict(&self, parts: &[Part], first: usize, refused: &Refused, lane: &mut Lane) {
         self.printer.say(&refused.message);
         let conflicts = list(&refused.data, "conflicts");
-        // It cannot be run again by itself: what the others did does not go away.
-        let decision = decide(&scope.failure, FailureKind::Command, u32::MAX);
-        let (result, status) = match decision {
-            Decision::Ignore => (RowResult::Ignored, Status::IgnoreFailed),
-            Decision::MarkAsSuccess => (RowResult::MarkedAsSuccess, Status::Succeeded),
-            Decision::Fail | Decision::Abort | Decision::Retry(_) => {
-                (RowResult::Failed, Status::Failed)
-            }
-        };
+        let mut aborted = false;
         for part in parts {
             self.layer_of(part, first, lane, Layer::Conflict, &conflicts);
+            let (result, status) = match part.not_merged {
+                Decision::Ignore => (RowResult::Ignored, Status::IgnoreFailed),
+                Decision::MarkAsSuccess => (RowResult::MarkedAsSuccess, Status::Succeeded),
+                Decision::Fail | Decision::Abort | Decision::Retry(_) => {
+                    (RowResult::Failed, Status::Failed)
+                }
+            };
             let mut path = None;
             for row in lane
                 .rows
@@ -173,12 +165,14 @@ impl<'a> Driver<'a> {
                     path = Some(row.path.clone());
                 }
             }
+            // One that had failed before has had its decision.
             if let Some(path) = path {
                 lane.context.ended(&path, status);
+                lane.failed |= status == Status::Failed;
+                aborted |= part.not_merged == Decision::Abort;
             }
         }
-        lane.failed |= status == Status::Failed;
-        if matches!(decision, Decision::Abort) {
+        if aborted {
             self.halt.halt(super::Why::Aborted);
         }
     }

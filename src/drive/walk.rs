@@ -172,7 +172,7 @@ impl<'a> Driver<'a> {
                 continue;
             }
             match self.members(node, scope, lane) {
-                Ok(members) => self.together(members, scope, lane),
+                Ok(members) => self.together(members, lane),
                 Err(problem) => self.fail_node(node, scope, lane, &problem),
             }
         }

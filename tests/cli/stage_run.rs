@@ -358,6 +358,54 @@ P
     assert!(ran.err.contains("add/add"), "{}", ran.err);
 }
 
+/// As of any other failure: the step's own strategy comes before those around it.
+#[test]
+fn members_say_themselves_what_a_conflict_of_all_means() {
+    let member = |name: &str, action: &str| {
+        step_with(
+            name,
+            "echo $HARNESS_FS_STEP >both$N; echo 1 >$HARNESS_FS_STEP",
+            action,
+        )
+    };
+    let ignored = parallel(&[
+        member("one", &strategy("Ignore")),
+        member("two", &strategy("MarkAsSuccess")),
+    ]);
+    let looped = member(
+        "loop",
+        &format!("strategy: {{repeat: {{times: 2}}}}\n{RETRY}"),
+    );
+    let failed = parallel(&[
+        member("three", &strategy("Ignore")),
+        member("four", ""),
+        member("five", &strategy("Abort")),
+    ]);
+    let steps = ignored
+        + &looped
+        + &step(
+            "goes_on",
+            "echo <+execution.steps.one.status> <+execution.steps.two.status> >goes_on",
+        )
+        + &failed
+        + &step_with("not", "true", "when: {stageStatus: All}");
+    with_file(
+        &steps,
+        r#"
+        code 1 "$H" stage run "$F" --keep >"$T/out" 2>&1
+        is "$(cat "$W/goes_on")" "IGNORE_FAILED SUCCEEDED"
+        is "$(ls "$W" | tr '\n' ' ')" "file goes_on "
+        grep -q '^one  *ignored: a conflict' "$T/out"
+        grep -q '^two  *marked as success: a conflict' "$T/out"
+        grep -q '^loop_1  *ignored: a conflict' "$T/out"
+        grep -q '^three  *ignored: a conflict' "$T/out"
+        grep -q '^four  *failed: a conflict' "$T/out"
+        grep -q '^not  *aborted' "$T/out"
+        "$H" unmount >/dev/null
+        "#,
+    );
+}
+
 #[test]
 fn an_abort_ends_what_runs_and_merges_nothing_of_it() {
     let members = [

@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(9);
 /// working directory of whoever started it. Says on standard output when the
 /// stage is ready. Returns the exit code.
 pub fn supervise_detached(config: &Config) -> u8 {
+    // Whoever starts it may hold signals back for itself.
+    let _ = SigSet::empty().thread_set_mask();
     // Fails only for the leader of a process group, which a child is not.
     let _ = nix::unistd::setsid();
     let out = std::io::stdout().as_fd().try_clone_to_owned();

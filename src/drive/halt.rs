@@ -38,6 +38,8 @@ struct State {
     why: Option<Why>,
     /// Once what runs has had its time.
     over: bool,
+    /// There is something to end in order.
+    begun: bool,
     /// The last step has ended.
     done: bool,
     next: u64,
@@ -70,6 +72,11 @@ impl Halt {
         self.state.lock().why
     }
 
+    /// From here on a second signal kills what runs, and not this process.
+    pub fn begun(&self) {
+        self.state.lock().begun = true;
+    }
+
     /// From here on nothing ends the stage before its end.
     pub fn done(&self) {
         self.state.lock().done = true;
@@ -85,7 +92,12 @@ impl Halt {
     fn halt_unless_told(self: &Arc<Halt>, why: Why, told: bool) {
         let mut state = self.state.lock();
         if state.why.is_some() || state.done {
-            if matches!(why, Why::Signal(_)) {
+            if let Why::Signal(number) = why {
+                if !state.begun {
+                    // Something keeps the stage from being mounted. Its daemon gives up
+                    // when nobody waits for it any more.
+                    std::process::exit(128 + number);
+                }
                 state.over = true;
                 each(&state.running, Signal::SIGKILL);
             }

@@ -51,19 +51,13 @@ pub(super) struct Driver<'a> {
     trouble: Mutex<Option<Refused>>,
 }
 
-/// Runs a stage that is mounted, to its end. Signals to this process end it: what runs is told,
-/// and nothing of it is merged.
+/// Runs a stage that is mounted, to its end. What runs when `halt` is told to is ended, and
+/// nothing of it is merged.
 ///
 /// # Errors
 /// What kept it from being begun.
-pub fn run(stage: &Stage, setting: &Setting) -> Result<Report, Refused> {
-    let halt = Halt::new(setting.grace);
-    // Before any thread is started.
-    halt.on_signals().map_err(|error| Refused {
-        code: 1,
-        message: error.to_string(),
-        data: Value::Null,
-    })?;
+pub fn run(stage: &Stage, setting: &Setting, halt: Arc<Halt>) -> Result<Report, Refused> {
+    halt.begun();
     let asking = Asking::new(
         setting.state_dir.clone(),
         setting.label.clone(),

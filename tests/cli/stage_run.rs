@@ -568,6 +568,25 @@ fn a_signal_ends_the_stage_and_nothing_of_what_runs_is_merged() {
     );
 }
 
+/// A signal while the stage is being mounted comes too early for any step.
+#[test]
+fn a_signal_at_the_beginning_leaves_no_stage() {
+    with_file(
+        &step("a", "true"),
+        r#"
+        for i in 1 2 3 4 5 6 7 8 9 10; do
+            "$H" stage run "$F" >/dev/null 2>"$T/err" & pid=$!
+            until grep -q "$W" /proc/self/mountinfo; do [ -e "/proc/$pid/exe" ] || break; done
+            kill -TERM "$pid" || true
+            got=0; wait "$pid" || got=$?
+            [ "$got" = 143 ] || [ "$got" = 0 ] || { cat "$T/err" >&2; exit 97; }
+            gone() { [ ! -e "$HARNESS_FS_STATE_DIR" ]; }
+            until_so gone
+        done
+        "#,
+    );
+}
+
 #[test]
 fn mistakes_are_told_with_their_lines_before_anything_is_mounted() {
     let steps = step_with("a", "echo <+no.such.thing>", "timeuot: 5m");

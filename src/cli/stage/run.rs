@@ -10,7 +10,7 @@ use super::own::{Afterwards, Mounted};
 use crate::cli::output::{Trouble, note, print, print_json};
 use crate::cli::place::Place;
 use crate::cli::policy;
-use crate::drive::{self, Report, Setting, Stream};
+use crate::drive::{self, Halt, Report, Setting, Stream};
 use crate::error::Error;
 use crate::stagefile;
 
@@ -102,6 +102,9 @@ pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
         export: arguments.export.clone(),
         keep: arguments.keep,
     };
+    // Before: what a signal finds mounted for the run is unmounted.
+    let halt = Halt::new(arguments.grace);
+    halt.on_signals()?;
     let mut mounted = Mounted::find_or_mount(&stage, place, &afterwards)?;
     let setting = Setting {
         state_dir: place.state_dir.clone(),
@@ -114,7 +117,7 @@ pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
         },
         tell: note,
     };
-    let report = drive::run(&stage, &setting);
+    let report = drive::run(&stage, &setting, halt);
     let (report, trouble) = match report {
         Ok(report) => (Some(report), None),
         Err(refused) => (None, Some(Trouble::from(refused))),

@@ -9,8 +9,8 @@ use super::groups::{group_base, group_of, member_begins};
 use super::head::SealCost;
 use super::state::{Phase, State, StepState, now};
 use super::steps::{StepView, in_use, known_step};
-use super::{Failure, Running, Stage, bind, names, recover};
-use crate::error::Context;
+use super::{Failure, Running, Stage, bind, names, recover, reserve};
+use crate::error::{Context, Error};
 use crate::layer::OpenLayer;
 use crate::view::View;
 
@@ -105,7 +105,21 @@ impl Stage {
         let slot = self.slot_for(step, known.slot.as_deref())?;
         self.drop_view(step)?;
         recover::remove_view(&self.view_dir(step));
-        let begun = self.begin_on(step, base, known.private, slot);
+        // What of it is open still takes room.
+        self.running.lock().remove(step);
+        let begin = || {
+            let private = known.private.clone();
+            match self.begin_on(step, base.clone(), private, slot.clone()) {
+                Err(Failure::Failed(error)) => Err(error),
+                done => Ok(done),
+            }
+        };
+        // On a full disk there is room for one that forgets what it wrote.
+        let begun = reserve::or_spend(&self.dir, begin);
+        let begun = begun.unwrap_or_else(|error| {
+            let text = format!("step '{step}' is gone, as it could not be begun again: {error}");
+            Err(Error::new(error.errno(), text).into())
+        });
         if begun.is_err() {
             self.drop_step(step)?;
         }

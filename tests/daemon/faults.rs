@@ -133,6 +133,27 @@ fn a_disk_without_inodes_at_the_merge() {
     });
 }
 
+/// What it forgets makes room enough, whoever takes that.
+#[test]
+fn a_step_is_reset_on_a_full_disk() {
+    alone(|rig| {
+        disk(rig, "size=8m,nr_inodes=150");
+        rig.mount();
+        rig.ok(&["step", "begin", "s"]);
+        rig.ok(&["step", "exec", "s", "--", "touch", "by-s"]);
+        let fill = "i=0; while echo x 2>/dev/null >i$i; do i=$((i+1)); done; head -c 16m /dev/zero >big 2>/dev/null; true";
+        rig.ok(&["step", "begin", "other"]);
+        rig.ok(&["step", "exec", "other", "--", "sh", "-c", fill]);
+        rig.ok(&["step", "reset", "s"]);
+        rig.ok(&["step", "exec", "s", "--", "sh", "-c", "[ ! -e by-s ]"]);
+        rig.ok(&["step", "discard", "other"]);
+        rig.ok(&["step", "exec", "s", "--", "touch", "again"]);
+        rig.ok(&["step", "merge", "s"]);
+        assert!(rig.ws().join("again").exists());
+        rig.ok(&["unmount"]);
+    });
+}
+
 #[test]
 fn a_full_disk_in_the_stage_view() {
     alone(|rig| {

@@ -32,8 +32,8 @@ pub struct Running {
     /// Nothing more is written there: then the worker ends what it has started.
     socket: UnixStream,
     process: Process,
-    /// How its command has ended.
-    ended: Arc<Mutex<Option<Ended>>>,
+    /// How its command has ended, or why nobody knows.
+    ended: Arc<Mutex<Option<Result<Ended, String>>>>,
     /// The worker has ended.
     over: Receiver<()>,
     printed: Printed,
@@ -110,16 +110,17 @@ impl<'a> Driver<'a> {
         let (mut worker, output) = Worker::start(order, true)?;
         let (socket, process) = (worker.socket()?, worker.process()?);
         let printed = self.print(row.path.as_str(), output);
-        let ended: Arc<Mutex<Option<Ended>>> = Arc::default();
+        let ended: Arc<Mutex<Option<Result<Ended, String>>>> = Arc::default();
         let (sender, over) = channel();
         let (told, printer, step) = (ended.clone(), self.printer.clone(), row.step.clone());
         std::thread::spawn(move || {
             match worker.answer() {
-                Some(Answer::Ended { ended, .. }) => *told.lock() = Some(ended),
+                Some(Answer::Ended { ended, .. }) => *told.lock() = Some(Ok(ended)),
                 Some(Answer::Failed { message, .. }) => {
                     printer.say(&format!("step '{step}': {message}"));
+                    *told.lock() = Some(Err(message));
                 }
-                None => {}
+                None => *told.lock() = Some(Err("its command line was killed".to_owned())),
             }
             worker.wait();
             drop(sender);
@@ -139,7 +140,7 @@ impl<'a> Driver<'a> {
     pub(super) fn end_background(&self, rows: &mut [Row]) {
         let running = std::mem::take(&mut *self.background.lock());
         // What has ended by now has ended by itself.
-        let early: Vec<Option<Ended>> =
+        let early: Vec<Option<Result<Ended, String>>> =
             running.iter().map(|one| one.ended.lock().clone()).collect();
         for one in &running {
             let _ = one.socket.shutdown(Shutdown::Write);
@@ -155,13 +156,20 @@ impl<'a> Driver<'a> {
                 continue;
             };
             row.seconds = one.started.elapsed().as_secs_f64();
-            if let Some(ended) = early {
-                row.exit_code = Some(ended.exit_code);
-                row.why = format!("it ended before the stage, exit code {}", ended.exit_code);
-                row.result = match ended.success() {
-                    true => RowResult::Succeeded,
-                    false => RowResult::Failed,
-                };
+            match early {
+                None => {}
+                Some(Ok(ended)) => {
+                    row.exit_code = Some(ended.exit_code);
+                    row.why = format!("it ended before the stage, exit code {}", ended.exit_code);
+                    row.result = match ended.success() {
+                        true => RowResult::Succeeded,
+                        false => RowResult::Failed,
+                    };
+                }
+                Some(Err(why)) => {
+                    row.why = why;
+                    row.result = RowResult::Failed;
+                }
             }
         }
     }

@@ -528,6 +528,27 @@ fn background_steps_live_in_the_stage_until_its_end() {
 }
 
 #[test]
+fn a_background_step_of_which_the_command_line_is_killed_has_failed() {
+    let steps = "    - step:\n        identifier: db\n        type: Background\n        spec:\n          command: sleep 1000\n".to_owned()
+        + &step("wait", "until [ -e \"$T/go\" ]; do sleep 0.05; done");
+    with_file(
+        &steps,
+        r#"
+        export T
+        "$H" stage run "$F" >"$T/out" 2>&1 & run=$!
+        listed() { "$H" step list 2>/dev/null | grep -q '^db .*pid'; }
+        until_so listed
+        kill -KILL "$("$H" step list | sed -n 's/^db .*pid //p')"
+        gone() { ! listed; }
+        until_so gone
+        >"$T/go"
+        code 0 wait "$run"
+        grep -q '^db  *failed: its command line was killed' "$T/out"
+        "#,
+    );
+}
+
+#[test]
 fn a_signal_ends_the_stage_and_nothing_of_what_runs_is_merged() {
     let steps = step("before", "echo 1 >before")
         + &step(

@@ -19,6 +19,7 @@ mod queue;
 mod ready;
 mod render;
 mod requests;
+mod runs;
 mod server;
 mod shell;
 mod start;

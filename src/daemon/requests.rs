@@ -260,7 +260,7 @@ impl Requests {
                 apply,
                 all,
             } => self.unmount(keep_state, apply.as_deref(), all, connection),
-            Request::StepRun(run) => super::steps::run(self, run, connection),
+            Request::StepRun(run) => super::runs::run(self, run, connection),
             Request::StepExec { step } => {
                 super::steps::exec(self, &step, String::new(), connection)
             }

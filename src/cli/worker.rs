@@ -15,10 +15,10 @@ use super::family;
 use super::output::{Trouble, unexpected};
 use super::place::Place;
 use super::running::{self, Given, Limits, Signals};
-use crate::control::{Ended, Reply, Request};
+use crate::control::{Client, Ended, Problem, Reply, Request};
 use crate::drive::{Answer, CHANNEL, Order};
 use crate::error::{Context, Error, Result};
-use crate::stage::survivors;
+use crate::stage::{StepView, survivors};
 use crate::sys::process::{self, Process, User};
 
 /// Carries out an order.
@@ -64,6 +64,21 @@ fn words(order: &Order) -> Vec<OsString> {
     order.command.iter().map(OsString::from).collect()
 }
 
+fn connect(order: &Order) -> std::result::Result<Client, Problem> {
+    let place = Place {
+        state_dir: order.state_dir.clone(),
+        label: order.label.clone(),
+    };
+    place.connect()
+}
+
+fn entered(reply: Reply) -> std::result::Result<StepView, Trouble> {
+    match reply {
+        Reply::Entered { view, .. } => Ok(view),
+        other => Err(unexpected(other, false)),
+    }
+}
+
 /// Runs the command in an open step, as `step exec` does.
 fn in_step(order: &Order) -> std::result::Result<Option<Answer>, Trouble> {
     let channel = match order.outputs {
@@ -78,18 +93,11 @@ fn in_step(order: &Order) -> std::result::Result<Option<Answer>, Trouble> {
         no_input: true,
         channel: channel.as_ref().map(AsRawFd::as_raw_fd),
     };
-    let place = Place {
-        state_dir: order.state_dir.clone(),
-        label: order.label.clone(),
-    };
-    let mut client = place.connect()?;
+    let mut client = connect(order)?;
     let request = Request::StepExec {
         step: order.step.clone(),
     };
-    let view = match client.ask(&request)? {
-        Reply::Entered { view, .. } => view,
-        other => return Err(unexpected(other, false)),
-    };
+    let view = entered(client.ask(&request)?)?;
     let limits = Limits {
         timeout: order.timeout_ms.map(Duration::from_millis),
         grace: Duration::from_millis(order.grace_ms),
@@ -172,19 +180,12 @@ fn beside_steps(order: &Order, socket: &mut File) -> std::result::Result<Option<
         channel: None,
     };
     family::adopt()?;
-    let place = Place {
-        state_dir: order.state_dir.clone(),
-        label: order.label.clone(),
-    };
-    let mut client = place.connect()?;
+    let mut client = connect(order)?;
     let request = Request::StepBackground {
         step: order.step.clone(),
         grace_ms: order.grace_ms,
     };
-    let view = match client.ask(&request)? {
-        Reply::Entered { view, .. } => view,
-        other => return Err(unexpected(other, false)),
-    };
+    let view = entered(client.ask(&request)?)?;
     let mut child = match running::start(&view, &words(order), &given)? {
         Ok(child) => child,
         Err(not_started) => {

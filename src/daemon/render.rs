@@ -123,12 +123,19 @@ pub fn kept(step: &SealedStep) -> String {
 
 /// What it took to seal the head under those who write.
 pub fn seal_cost(cost: &SealCost) -> String {
-    format!(
-        "sealed under {} open for writing: requests were held for {:.1} ms; {} will be copied when written again",
+    let mut text = format!(
+        "sealed under {} open for writing: requests were held for {:.1} ms",
         count(cost.files as u64, "file", "files"),
         cost.held_ms,
-        bytes(cost.bytes)
-    )
+    );
+    if cost.bytes > 0 {
+        let _ = write!(
+            text,
+            "; {} will be copied when written again",
+            bytes(cost.bytes)
+        );
+    }
+    text
 }
 
 /// The report of something for which the head was sealed.

@@ -183,7 +183,10 @@ fn finish(
         return Ok(end.result);
     }
     match ended {
-        Some(ended) if ended.success() => end.succeeded(None)?,
+        Some(ended) if ended.success() => {
+            stage.complete_files_of(std::slice::from_ref(&run.step));
+            end.succeeded(None)?;
+        }
         Some(ended) if !ended.started => {
             end.failed(OnFailure::Discard, "its command could not be started")?;
         }

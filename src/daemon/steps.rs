@@ -175,6 +175,7 @@ pub fn merge(
         views.extend(requests.steps.idle(step, true)?);
     }
     let ended = end_left(&stage, steps, &views, grace)?;
+    stage.complete_files_of(steps);
     let merged = stage.merge_each(steps, &overrides);
     if merged.is_err() {
         stage.return_to_slots(steps);
@@ -204,6 +205,7 @@ pub fn seal(
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
     let steps = [step.to_owned()];
     let ended = end_left(&stage, &steps, &views, grace)?;
+    stage.complete_files_of(&steps);
     let sealed = match only {
         [] => stage.seal_step(step),
         only => stage.seal_part(step, only),
@@ -229,6 +231,7 @@ pub fn keep(
     let views: Vec<PathBuf> = requests.steps.idle(step, true)?.into_iter().collect();
     let steps = [step.to_owned()];
     let ended = end_left(&stage, &steps, &views, grace)?;
+    stage.complete_files_of(&steps);
     let kept = stage.put_aside(step, exit.map(i32::from));
     let kept = kept.inspect_err(|_| stage.return_to_slots(&steps))?;
     ended_by_hand(requests, step);

@@ -90,7 +90,7 @@ impl Serving {
                 return None;
             }
             let file = self.view.backing(handle).ok()?;
-            match open_backing(&file) {
+            match open_backing(file.file()) {
                 Ok(backing) => {
                     self.view.forget_file(handle);
                     Some(backing)

@@ -7,19 +7,20 @@
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{FallocateFlags, OFlag};
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
 
 use super::disk::{ino_value, set_ino};
 use super::open::{LinkState, OpenLayer, TREE};
-use super::{Layer, Stack};
+use super::{Backing, BlockMap, Layer, Origin, Stack};
 use crate::error::{Context, Result};
 use crate::sys::at::{self, SetTime};
 use crate::sys::{copy, xattr};
-use crate::tree::union::{Entry, Found, redirect_text};
+use crate::tree::union::{Entry, Found, Part, redirect_text};
 use crate::tree::{Attr, Ino, Kind, marker};
 
 /// How much of a regular file to copy.
@@ -27,6 +28,9 @@ use crate::tree::{Attr, Ino, Kind, marker};
 pub enum Extent {
     /// Metadata and content.
     Whole,
+    /// Metadata; content only where the disk can share it. Else that comes in blocks
+    /// of so many bytes, when they are written (see [`super::Partial`]).
+    Partial(u64),
     /// Metadata; the content stays below (`metacopy`).
     Metadata,
     /// Metadata of a file that is about to be emptied.
@@ -155,7 +159,11 @@ pub fn copy_dir(open: &OpenLayer, stack: &Stack, path: &Path) -> Result<()> {
 #[derive(Debug)]
 pub struct Prepared {
     temporary: PathBuf,
+    map: Option<PreparedMap>,
 }
+
+/// The map of a file whose content is not all there, and where it was written.
+type PreparedMap = (PathBuf, Arc<BlockMap>);
 
 /// Copies anything but a directory, which may take long, without showing it.
 ///
@@ -173,7 +181,7 @@ pub fn prepare(
 ) -> Result<Prepared> {
     let temporary = open.temporary();
     match make(open, stack, found, origin, &temporary, extent) {
-        Ok(()) => Ok(Prepared { temporary }),
+        Ok(map) => Ok(Prepared { temporary, map }),
         Err(error) => {
             open.drop_temporary(&temporary);
             Err(error.context(format_args!("copy-up of {}", found.parts[0].path.display())))
@@ -182,24 +190,93 @@ pub fn prepare(
 }
 
 /// Copies the content of a file, `size` bytes, which may take long, without
-/// showing it: for a copy of metadata that is to be whole.
+/// showing it: for a copy of metadata that is to be whole, or at least partial.
 ///
 /// # Errors
 /// What the disk reports, `ENOSPC` above all; then nothing is left.
-pub fn content(open: &OpenLayer, from: &OwnedFd, size: u64) -> Result<Prepared> {
+pub fn content(
+    open: &OpenLayer,
+    stack: &Stack,
+    part: &Part,
+    size: u64,
+    extent: Extent,
+) -> Result<Prepared> {
     let temporary = open.temporary();
     let make = || {
         let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
         let file = at::open(open, &temporary, flags, 0o600)?;
-        copy::file(from, &file, size)
+        match extent {
+            Extent::Partial(block) => start(open, stack, part, &file, size, block),
+            _ => stack.backing_at(part)?.copy_all(&file, size).map(|()| None),
+        }
     };
     match make() {
-        Ok(()) => Ok(Prepared { temporary }),
+        Ok(map) => Ok(Prepared { temporary, map }),
         Err(error) => {
             open.drop_temporary(&temporary);
             Err(error.context("copy-up of content"))
         }
     }
+}
+
+/// Over how many partial files another one is made. More come to lie over each
+/// other only if seals follow faster than files can be completed, and reading and
+/// opening takes all of them.
+const DEPTH_MAX: usize = 16;
+
+/// Starts a partial file: an empty one gets its full size, the room that its
+/// content below takes, and a map, unless the disk can share the content itself.
+fn start(
+    open: &OpenLayer,
+    stack: &Stack,
+    part: &Part,
+    file: &OwnedFd,
+    size: u64,
+    block: u64,
+) -> Result<Option<PreparedMap>> {
+    let below = stack.backing_at(part)?;
+    if let Backing::Whole(from) = &below
+        && copy::reflink(from, file)?
+    {
+        return Ok(None);
+    }
+    if below.depth() >= DEPTH_MAX {
+        return below.copy_all(file, size).map(|()| None);
+    }
+    nix::unistd::ftruncate(file, size.cast_signed())?;
+    let mut holes = Vec::new();
+    let mut at = 0;
+    while at < size {
+        let (start, end) = below.data(at, size)?;
+        holes.push((at, start));
+        let (offset, length) = (start.cast_signed(), (end - start).cast_signed());
+        let keep = FallocateFlags::FALLOC_FL_KEEP_SIZE;
+        if start < end {
+            match nix::fcntl::fallocate(file, keep, offset, length) {
+                // A disk that cannot say now whether there will be room.
+                Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => {
+                    nix::unistd::ftruncate(file, 0)?;
+                    return below.copy_all(file, size).map(|()| None);
+                }
+                reserved => reserved?,
+            }
+        }
+        at = end;
+    }
+    let origin = Origin {
+        layer: stack.layer(part.layer).id().to_owned(),
+        path: part.path.to_path_buf(),
+    };
+    let map = BlockMap::new(origin, size, block, &holes);
+    if map.is_whole() {
+        return Ok(None);
+    }
+    let temporary = open.temporary();
+    let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
+    at::open(open, &temporary, flags, 0o600)
+        .and_then(|file| map.write(&file))
+        .inspect_err(|_| open.drop_temporary(&temporary))?;
+    Ok(Some((temporary, Arc::new(map))))
 }
 
 /// Puts content in the place of the copy of metadata at `to`, with the metadata
@@ -227,7 +304,8 @@ pub fn complete(open: &OpenLayer, content: &Prepared, to: &Path, ino: Ino) -> Re
     set_ino(open, temporary, ino, false)?;
     let (atime, mtime) = (SetTime::To(attr.atime), SetTime::To(attr.mtime));
     at::utimens(open, temporary, atime, mtime)?;
-    put(open, temporary, to, false)
+    open.set_map(ino, content.map.as_ref())?;
+    put(open, temporary, to, false).inspect_err(|_| open.forget_map(ino))
 }
 
 /// Where in the open layer a copy belongs.
@@ -249,6 +327,8 @@ pub enum Spot<'a> {
 pub fn place(open: &OpenLayer, found: &Found, prepared: &Prepared, spot: Spot<'_>) -> Result<()> {
     let temporary = &prepared.temporary;
     let ino = found.attr.ino;
+    open.set_map(ino, prepared.map.as_ref())
+        .inspect_err(|_| drop_prepared(open, prepared))?;
     let placed = match spot {
         Spot::Name(to) => put(open, temporary, to, false),
         Spot::Orphan => open.put(temporary, &OpenLayer::orphan_path(ino), false, false),
@@ -272,6 +352,7 @@ pub fn place(open: &OpenLayer, found: &Found, prepared: &Prepared, spot: Spot<'_
             .map(drop),
     };
     if placed.is_err() {
+        open.forget_map(ino);
         open.drop_temporary(temporary);
     }
     placed.context(|| format!("copy-up of {}", found.parts[0].path.display()))
@@ -280,6 +361,9 @@ pub fn place(open: &OpenLayer, found: &Found, prepared: &Prepared, spot: Spot<'_
 /// Throws a prepared copy away.
 pub fn drop_prepared(open: &OpenLayer, prepared: &Prepared) {
     open.drop_temporary(&prepared.temporary);
+    if let Some((map, _)) = &prepared.map {
+        open.drop_temporary(map);
+    }
 }
 
 /// Copies anything but a directory to `to` in one go: [`prepare`], [`place`].
@@ -314,7 +398,7 @@ fn make(
     origin: &Path,
     to: &Path,
     extent: Extent,
-) -> Result<()> {
+) -> Result<Option<PreparedMap>> {
     let part = &found.parts[0];
     let layer = stack.layer(part.layer).as_ref();
     let attr = &found.attr;
@@ -322,9 +406,13 @@ fn make(
         Kind::File => {
             let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_RDWR;
             let file = at::open(open, to, flags, 0o600)?;
-            let mut marked = false;
+            let (mut marked, mut map) = (false, None);
             match extent {
-                Extent::Whole => copy::file(stack.open(found)?, &file, attr.size)?,
+                Extent::Whole => stack.backing(found)?.copy_all(&file, attr.size)?,
+                Extent::Partial(block) => {
+                    let part = stack.content(found)?;
+                    map = start(open, stack, &part, &file, attr.size, block)?;
+                }
                 Extent::Metadata => {
                     nix::unistd::ftruncate(&file, attr.size.cast_signed())?;
                     let text = redirect_text(origin);
@@ -335,7 +423,11 @@ fn make(
                 Extent::Empty => {}
             }
             xattr::fset(&file, marker::INO, &ino_value(attr.ino, marked))?;
-            return dress_file(layer, &part.path, attr, &file);
+            let dressed = dress_file(layer, &part.path, attr, &file);
+            if let (Err(_), Some((map, _))) = (&dressed, &map) {
+                open.drop_temporary(map);
+            }
+            return dressed.map(|()| map);
         }
         Kind::Symlink => {
             at::symlink(&stack.readlink(found)?, open, to)?;
@@ -343,7 +435,7 @@ fn make(
         }
         kind => make_node(open, to, kind, attr.rdev, attr.ino)?,
     }
-    dress(layer, &part.path, attr, open, to)
+    dress(layer, &part.path, attr, open, to).map(|()| None)
 }
 
 /// [`make_node_as`] for an entry that gets its permissions later.

@@ -11,6 +11,7 @@ use nix::fcntl::{OFlag, RenameFlags};
 
 use super::Stack;
 use super::copy_up::keeping_times;
+use super::fill::fill_open;
 use super::open::{OpenLayer, TREE};
 use super::seal::write_links;
 use crate::error::{Context, Result};
@@ -26,6 +27,7 @@ use crate::tree::{Ino, Kind};
 /// # Errors
 /// What the disk reports, `ENOSPC` above all; it can be repeated.
 pub fn part_from_writers(open: &OpenLayer, stack: &Stack) -> Result<Vec<(Ino, PathBuf)>> {
+    fill_open(open, stack)?;
     // A file that only `index/` has can be written as well.
     write_links(open, stack)?;
     let mut held = Vec::new();

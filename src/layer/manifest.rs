@@ -34,9 +34,17 @@ pub struct Manifest {
     /// By how much it changes the number of names of inodes of lower layers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub links: BTreeMap<Ino, i64>,
+    /// Files some of whose content still lay below when it was sealed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub partial: u64,
     /// How deletions are marked: `true` for xattrs in place of 0:0 devices.
     #[serde(default)]
     pub xattr_whiteouts: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Manifest {

@@ -1,13 +1,17 @@
 //! Layers on disk, and the stack they make.
 
+mod backing;
 mod base;
+mod block_map;
 pub mod copy_up;
 mod disk;
+mod fill;
 mod forget;
 mod held;
 mod ino;
 mod manifest;
 mod open;
+mod partial;
 mod reads;
 mod seal;
 mod stack;
@@ -17,19 +21,24 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt::Debug;
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::Result;
 use crate::tree::Ino;
 use crate::tree::union::{Entry, Name};
 
+pub use backing::Backing;
 pub use base::Base;
+pub use block_map::{BLOCK, BlockMap, Origin};
 pub use disk::{DiskTree, Whiteouts, set_ino};
+pub use fill::fill_open;
 pub use forget::forget_root;
 pub use held::{part_from_writers, replace_by_copy};
 pub use ino::Inos;
 pub use manifest::Manifest;
 pub use open::{LinkState, OpenLayer, TREE};
+pub use partial::Partial;
 pub use reads::{read_reads, write_reads};
 pub use seal::{
     SealedLayer, finish_seal, read_open, seal, seal_unswept, sweep_or_leave, sweep_sealed,
@@ -62,6 +71,46 @@ pub trait Layer: Send + Sync + Debug {
     /// # Errors
     /// As openat(2).
     fn open(&self, path: &Path) -> Result<OwnedFd>;
+
+    /// The map of a file, if some of its content lies in a layer below.
+    ///
+    /// # Errors
+    /// `EIO` and the like from where the layer is stored.
+    fn block_map(&self, _path: &Path) -> Result<Option<Arc<BlockMap>>> {
+        Ok(None)
+    }
+
+    /// One path of each file that was so when the layer was sealed.
+    ///
+    /// # Errors
+    /// As for [`Layer::block_map`].
+    fn partial_files(&self) -> Result<Vec<PathBuf>> {
+        Ok(Vec::new())
+    }
+
+    /// Takes over what a file still has in `below`, for as long as `go_on` says.
+    /// Nothing changes that shows. Returns whether all of it is its own.
+    ///
+    /// # Errors
+    /// What the disk reports; it can be repeated.
+    fn fill(
+        &self,
+        _path: &Path,
+        _below: &Arc<Backing>,
+        _go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// As [`Layer::open`], for a file that still has content in `below`: the
+    /// descriptor reads all of it.
+    ///
+    /// # Errors
+    /// As openat(2), and `ENOSPC` where there is no room for it.
+    fn open_whole(&self, path: &Path, below: &Arc<Backing>) -> Result<OwnedFd> {
+        self.fill(path, below, &mut || true)?;
+        self.open(path)
+    }
 
     /// The target of a symbolic link.
     ///

@@ -11,11 +11,13 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags};
 
+use super::block_map::{self, BlockMap, MAPS};
 use super::disk::{DiskTree, Whiteouts, set_ino};
 use crate::error::{Context, Error, Result};
 use crate::sys::inherit::hand_nothing_down;
@@ -53,6 +55,7 @@ pub struct OpenLayer {
     serial: AtomicU64,
     links: Mutex<HashMap<Ino, LinkState>>,
     journal: Mutex<File>,
+    maps: Mutex<HashMap<Ino, Arc<BlockMap>>>,
 }
 
 impl OpenLayer {
@@ -87,6 +90,7 @@ impl OpenLayer {
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND;
         let mut journal = File::from(at::open(&dir, Path::new(LINKS), flags, 0o600)?);
         let links = replay(&mut journal)?;
+        let maps = block_map::read_all(&dir, false)?;
         Ok(OpenLayer {
             path: path.to_path_buf(),
             dir,
@@ -94,6 +98,7 @@ impl OpenLayer {
             serial: AtomicU64::new(0),
             links: Mutex::new(Rank::LinkStates, links),
             journal: Mutex::new(Rank::LinkJournal, journal),
+            maps: Mutex::new(Rank::Maps, maps),
         })
     }
 
@@ -151,6 +156,56 @@ impl OpenLayer {
     /// The name of an inode in `orphans/`.
     pub fn orphan_path(ino: Ino) -> PathBuf {
         PathBuf::from(format!("{ORPHANS}/{ino}"))
+    }
+
+    /// The map of a file some of whose content lies below.
+    pub fn map(&self, ino: Ino) -> Option<Arc<BlockMap>> {
+        self.maps.lock().get(&ino).cloned()
+    }
+
+    /// The maps of all files some of whose content lies below.
+    pub fn maps(&self) -> HashMap<Ino, Arc<BlockMap>> {
+        self.maps.lock().clone()
+    }
+
+    /// Notes that what its files have of their own is on the disk before anybody
+    /// takes them up again: for who syncs it all.
+    ///
+    /// # Errors
+    /// As openat(2) and pwrite(2).
+    pub fn settle_maps(&self) -> Result<()> {
+        for (ino, map) in self.maps() {
+            map.settle_in(&self.dir, ino, None)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a file the map that was written at `from`, or none: before it comes
+    /// to its place, so that no file is ever taken for whole that is not.
+    ///
+    /// # Errors
+    /// As mkdirat(2) and renameat(2).
+    pub(super) fn set_map(&self, ino: Ino, map: Option<&(PathBuf, Arc<BlockMap>)>) -> Result<()> {
+        let Some((from, map)) = map else {
+            self.forget_map(ino);
+            return Ok(());
+        };
+        let to = BlockMap::path_of(ino);
+        at::mkdir_if_missing(&self.dir, Path::new(MAPS), 0o755)?;
+        at::rename(&self.dir, from, &self.dir, &to, RenameFlags::empty())?;
+        self.maps.lock().insert(ino, map.clone());
+        Ok(())
+    }
+
+    /// All content of a file is its own, or it is gone.
+    pub fn forget_map(&self, ino: Ino) {
+        if self.maps.lock().remove(&ino).is_none() {
+            return;
+        }
+        match at::unlink(&self.dir, &BlockMap::path_of(ino)) {
+            Err(error) if error.errno() != Errno::ENOENT => log::warn!("map of {ino}: {error}"),
+            _ => {}
+        }
     }
 
     /// What is recorded of an inode with several names.

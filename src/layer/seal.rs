@@ -3,17 +3,19 @@
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, RenameFlags};
 
+use super::block_map::{self, BlockMap};
 use super::copy_up::{copy_dir, keeping_times};
 use super::disk::DiskTree;
+use super::fill::{fill, fill_open, partial_paths};
 use super::manifest::Manifest;
 use super::open::{OpenLayer, TREE};
-use super::{Layer, Stack, Visit, Whiteouts, walk};
+use super::{Backing, Layer, Partial, Stack, Visit, Whiteouts, walk};
 use crate::error::{Context, Result};
 use crate::sys::at;
 use crate::tree::union::{Entry, Found, Name, Part};
@@ -25,6 +27,9 @@ pub struct SealedLayer {
     manifest: Manifest,
     tree: DiskTree,
     links: HashMap<Ino, i64>,
+    maps: HashMap<Ino, Arc<BlockMap>>,
+    /// Its directory, by a path that can be written to.
+    writable: Option<PathBuf>,
 }
 
 impl SealedLayer {
@@ -45,13 +50,28 @@ impl SealedLayer {
                 .iter()
                 .map(|(ino, change)| (*ino, *change))
                 .collect();
+            let maps = match manifest.partial {
+                0 => HashMap::new(),
+                _ => block_map::read_all(&dir, true)?,
+            };
             Ok(SealedLayer {
                 manifest,
                 tree,
                 links,
+                maps,
+                writable: None,
             })
         };
         open().map_err(|error: crate::error::Error| error.context(format!("layer {id}")))
+    }
+
+    /// The same, with the path where its partial files can be completed.
+    #[must_use]
+    pub fn writable_at(self, dir: PathBuf) -> SealedLayer {
+        SealedLayer {
+            writable: Some(dir),
+            ..self
+        }
     }
 
     /// What is told of it.
@@ -69,7 +89,15 @@ impl Layer for SealedLayer {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        self.tree.entry(path)
+        let mut entry = self.tree.entry(path)?;
+        if !self.maps.is_empty()
+            && let Some(Entry::Present(attr, _)) = &mut entry
+            && let Some(map) = self.maps.get(&attr.ino)
+        {
+            // Completing it changes the times of the file on disk.
+            map.dress(attr);
+        }
+        Ok(entry)
     }
 
     fn names(&self, path: &Path) -> Result<Vec<Name>> {
@@ -95,6 +123,49 @@ impl Layer for SealedLayer {
     fn link_changes(&self) -> &HashMap<Ino, i64> {
         &self.links
     }
+
+    fn block_map(&self, path: &Path) -> Result<Option<Arc<BlockMap>>> {
+        let map = map_of(&self.tree, &self.maps, path)?;
+        Ok(map.map(|(_, map)| map).filter(|map| !map.is_whole()))
+    }
+
+    fn partial_files(&self) -> Result<Vec<PathBuf>> {
+        if self.maps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let paths = partial_paths(&self.tree, &self.maps)?;
+        Ok(paths.into_iter().map(|(_, path)| path).collect())
+    }
+
+    fn fill(
+        &self,
+        path: &Path,
+        below: &Arc<Backing>,
+        go_on: &mut dyn FnMut() -> bool,
+    ) -> Result<bool> {
+        let Some((ino, map)) = map_of(&self.tree, &self.maps, path)? else {
+            return Ok(true);
+        };
+        let dir = self.writable.as_ref().ok_or(Errno::EROFS)?;
+        let dir = at::open_dir(nix::fcntl::AT_FDCWD, dir)?;
+        let path = Path::new(TREE).join(path);
+        fill(&dir, &path, ino, &map, below, go_on).context(|| path.display().to_string())
+    }
+}
+
+/// The map of the file at `path`, if it has one.
+fn map_of(
+    tree: &DiskTree,
+    maps: &HashMap<Ino, Arc<BlockMap>>,
+    path: &Path,
+) -> Result<Option<(Ino, Arc<BlockMap>)>> {
+    if maps.is_empty() {
+        return Ok(None);
+    }
+    Ok(match tree.entry(path)? {
+        Some(Entry::Present(attr, _)) => maps.get(&attr.ino).map(|map| (attr.ino, map.clone())),
+        _ => None,
+    })
 }
 
 /// Gives every name of a copied-up inode its own hard link in the tree, so that
@@ -117,7 +188,9 @@ pub(super) fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<In
     }
     let top = stack.layers().len();
     let upper = OpenTree {
+        dir: None,
         tree: DiskTree::new(at::dup(open.tree().root())?, open.tree().whiteouts()),
+        maps: HashMap::new(),
     };
     let view = stack.with(Arc::new(upper));
     let mut missing: u64 = wanted.values().map(|nlink| u64::from(*nlink)).sum();
@@ -153,7 +226,10 @@ pub(super) fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<In
 /// An open layer's tree, read as if it were sealed.
 #[derive(Debug)]
 struct OpenTree {
+    /// Its directory, where it can be written to.
+    dir: Option<OwnedFd>,
     tree: DiskTree,
+    maps: HashMap<Ino, Arc<BlockMap>>,
 }
 
 static NO_CHANGES: std::sync::LazyLock<HashMap<Ino, i64>> = std::sync::LazyLock::new(HashMap::new);
@@ -182,6 +258,24 @@ impl Layer for OpenTree {
     }
     fn link_changes(&self) -> &HashMap<Ino, i64> {
         &NO_CHANGES
+    }
+    fn block_map(&self, path: &Path) -> Result<Option<Arc<BlockMap>>> {
+        let map = map_of(&self.tree, &self.maps, path)?;
+        Ok(map.map(|(_, map)| map).filter(|map| !map.is_whole()))
+    }
+    fn open_whole(&self, path: &Path, below: &Arc<Backing>) -> Result<OwnedFd> {
+        let map = self.block_map(path)?;
+        let file = self.open(path)?;
+        let (Some(map), Some(dir)) = (map, &self.dir) else {
+            return Ok(file);
+        };
+        // Whoever writes it may go on, so it is left as it is.
+        let size = at::fstat(&file)?.attr.size;
+        let content = Backing::Partial(Partial::new(file, None, map, below.clone()));
+        let flags = OFlag::O_TMPFILE | OFlag::O_RDWR;
+        let copy = at::open(dir, Path::new("."), flags, 0o600)?;
+        content.copy_all(&copy, size)?;
+        Ok(copy)
     }
 }
 
@@ -258,7 +352,8 @@ fn same_directory(tree: &DiskTree, path: &Path, stack: &Stack, below: &Found) ->
 /// What an open layer has beside its tree.
 const SCRATCH: [&str; 4] = ["index", "orphans", "work", "links"];
 
-/// Makes the open layer immutable and moves it to `layers/<id>`.
+/// Makes the open layer immutable, with all content of its files, and moves it to
+/// `layers/<id>`.
 ///
 /// Nobody may write it any more; the caller sees to that. Nothing refers to the
 /// new layer before the stage's next commit.
@@ -274,12 +369,14 @@ pub fn seal(
     step: &str,
     now: u64,
 ) -> Result<Manifest> {
+    fill_open(open, stack)?;
     let manifest = seal_unswept(open, stack, layers, id, step, now)?;
     sweep_or_leave(open, &layers.join(id));
     Ok(manifest)
 }
 
 /// [`seal`] that a rename undoes: what only an open layer needs is still there.
+/// Partial files stay what they are.
 /// The caller sees to [`sweep_or_leave`] when nothing can fail any more.
 ///
 /// # Errors
@@ -295,7 +392,9 @@ pub fn seal_unswept(
     let links = write_links(open, stack).context(|| format!("hard links of layer {id}"))?;
     let here = || open.path().display().to_string();
     let (entries, whiteouts, bytes) = count(open.tree(), stack).context(here)?;
+    let partial = seal_maps(open).context(here)?;
     let manifest = Manifest {
+        partial,
         id: id.to_owned(),
         step: step.to_owned(),
         sealed: now,
@@ -308,6 +407,28 @@ pub fn seal_unswept(
     manifest.write(open).context(here)?;
     move_sealed(open.path(), layers, id)?;
     Ok(manifest)
+}
+
+/// Notes the times of partial files, which completing them would change, and drops
+/// the maps that no file of the tree needs. Returns how many are left.
+fn seal_maps(open: &OpenLayer) -> Result<u64> {
+    let maps = open.maps();
+    if maps.is_empty() {
+        return Ok(0);
+    }
+    let mut paths: HashMap<Ino, PathBuf> = partial_paths(open.tree(), &maps)?.into_iter().collect();
+    let mut left = 0;
+    for (ino, map) in &maps {
+        match paths.remove(ino) {
+            Some(path) if !map.is_whole() => {
+                let attr = at::stat(open.tree().root(), &path)?.attr;
+                map.settle_in(open, *ino, Some(&attr))?;
+                left += 1;
+            }
+            _ => open.forget_map(*ino),
+        }
+    }
+    Ok(left)
 }
 
 /// Ends a [`seal`] that a dead daemon had begun in the directory `path`, if it
@@ -388,6 +509,8 @@ pub fn read_open(path: &Path) -> Result<Arc<dyn Layer>> {
         None => Whiteouts::Xattr,
     };
     Ok(Arc::new(OpenTree {
+        maps: block_map::read_all(&dir, false)?,
+        dir: Some(dir),
         tree: DiskTree::new(root, whiteouts),
     }))
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
-use super::Layer;
+use super::{Backing, Layer, Origin, Partial};
 use crate::error::{Error, Result};
 use crate::tree::union::{self, Entry, Found, LayerSet, Name, Part};
 use crate::tree::{Ino, Kind};
@@ -111,13 +111,66 @@ impl Stack {
         })
     }
 
-    /// Opens the content of a regular file for reading.
+    /// Opens the content of a regular file for reading. Where some of it lies
+    /// elsewhere it is brought together first: who reads a little of a large file
+    /// takes [`Stack::backing`].
+    ///
+    /// # Errors
+    /// As [`Stack::content`] and openat(2); `ENOSPC` where there is no room to
+    /// bring it together.
+    pub fn open(&self, file: &Found) -> Result<OwnedFd> {
+        let part = self.content(file)?;
+        let layer = &self.layers[part.layer];
+        match layer.block_map(&part.path)? {
+            None => layer.open(&part.path),
+            Some(map) => {
+                let below = self.backing_of(map.origin(), part.layer)?;
+                layer.open_whole(&part.path, &Arc::new(below))
+            }
+        }
+    }
+
+    /// Opens the content of a regular file for reading, as it lies.
     ///
     /// # Errors
     /// As [`Stack::content`] and openat(2).
-    pub fn open(&self, file: &Found) -> Result<OwnedFd> {
-        let part = self.content(file)?;
-        self.layers[part.layer].open(&part.path)
+    pub fn backing(&self, file: &Found) -> Result<Backing> {
+        self.backing_at(&self.content(file)?)
+    }
+
+    /// Opens the content of the regular file at a place, as it lies.
+    ///
+    /// # Errors
+    /// As openat(2); `EIO` if a layer is missing that has some of it.
+    pub fn backing_at(&self, part: &Part) -> Result<Backing> {
+        let layer = &self.layers[part.layer];
+        let map = layer.block_map(&part.path)?;
+        // After its map: a file that is completed in between is read as it was.
+        let file = layer.open(&part.path)?;
+        let Some(map) = map else {
+            return Ok(Backing::Whole(file));
+        };
+        let below = Arc::new(self.backing_of(map.origin(), part.layer)?);
+        Ok(Backing::Partial(Partial::new(file, None, map, below)))
+    }
+
+    /// Opens what a partial file of the layer `above` has below.
+    ///
+    /// # Errors
+    /// As [`Stack::backing_at`].
+    pub fn backing_of(&self, origin: &Origin, above: usize) -> Result<Backing> {
+        let below = self.layers.iter().take(above);
+        let layer = below
+            .into_iter()
+            .rposition(|layer| layer.id() == origin.layer);
+        let path = Arc::from(origin.path.as_path());
+        match layer {
+            Some(layer) => self.backing_at(&Part { layer, path }),
+            None => {
+                let text = format!("{}: layer {} is gone", origin.path.display(), origin.layer);
+                Err(Error::new(Errno::EIO, text))
+            }
+        }
     }
 
     /// The target of a symbolic link.

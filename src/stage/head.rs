@@ -19,7 +19,8 @@ use crate::sys::at;
 pub struct SealCost {
     /// How many such files there were.
     pub files: usize,
-    /// Their size. Each is copied before it is written again, by who writes it.
+    /// The size of those that are copied when they are next written, by who writes
+    /// them. Larger ones are taken over block by block.
     pub bytes: u64,
     /// For how long requests to the stage view had to wait, in milliseconds.
     pub held_ms: f64,
@@ -140,6 +141,7 @@ impl Stage {
             let fresh = OpenLayer::open(&path)?;
             Ok((stack.with(self.layer(&id)?), fresh))
         };
+        let partial = !open.maps().is_empty();
         let taken = match taken() {
             Ok(taken) => taken,
             Err(error) => {
@@ -160,6 +162,9 @@ impl Stage {
         failpoint::hit("seal-head-after-open");
         self.pending.lock().push(id.clone());
         self.state.lock().stack.push(id);
+        if partial {
+            self.completing.complete(taken.0.clone());
+        }
         Ok(taken)
     }
 }

@@ -14,6 +14,7 @@ pub mod bind;
 mod blame;
 mod changes;
 mod compare;
+mod completing;
 mod content;
 mod delta;
 mod diff;
@@ -96,6 +97,7 @@ pub use watches::{Event, Happening};
 pub use names::{layer_id, stage_mount};
 
 use background::Background;
+use completing::Completing;
 use journal::Record;
 use lease::Leases;
 use names::STAGE_VIEW;
@@ -140,6 +142,8 @@ pub struct Stage {
     reads: Mutex<HashMap<String, Arc<Reads>>>,
     /// Journal records that the next commit makes superfluous.
     pending: Mutex<Vec<String>>,
+    /// Gives partial files of sealed layers the rest of their content.
+    completing: Completing,
     /// What `resume` has to tell.
     notes: Vec<String>,
     /// Requests that views served which are gone, per opcode.
@@ -207,9 +211,10 @@ impl Stage {
         } else {
             None
         };
-        let sealed = mount::clone_read_only(&dir.join(LAYERS))?;
+        let layers = dir.join(LAYERS);
+        let sealed = mount::clone_read_only(&layers)?;
         let cache = Mutex::new(Rank::StageTables, HashMap::new());
-        let stack = build_stack(base.as_ref(), &sealed, &cache, &state.stack)?;
+        let stack = build_stack(base.as_ref(), &sealed, &layers, &cache, &state.stack)?;
         let open = OpenLayer::open(&dir.join(VIEWS).join(STAGE_VIEW).join("open"))?;
         let mount = names::stage_mount(dir);
         std::fs::create_dir_all(&mount).context(|| mount.display().to_string())?;
@@ -239,6 +244,7 @@ impl Stage {
             background: Mutex::new(Rank::StageTables, BTreeMap::new()),
             reads: Mutex::new(Rank::StageTables, HashMap::new()),
             pending: Mutex::new(Rank::StageTables, Vec::new()),
+            completing: Completing::new(),
             notes,
             past_requests: Mutex::new(Rank::StageTables, BTreeMap::new()),
         })
@@ -318,11 +324,17 @@ impl Stage {
     }
 
     fn stack_of(&self, ids: &[String]) -> Result<Stack> {
-        build_stack(self.base.as_ref(), &self.sealed, &self.layers, ids)
+        build_stack(
+            self.base.as_ref(),
+            &self.sealed,
+            &self.layers_dir(),
+            &self.layers,
+            ids,
+        )
     }
 
     fn layer(&self, id: &str) -> Result<Arc<SealedLayer>> {
-        open_layer(&self.sealed, &self.layers, id)
+        open_layer(&self.sealed, &self.layers_dir(), &self.layers, id)
     }
 
     /// Makes `next` the state: the commit point of every operation.
@@ -359,13 +371,15 @@ impl Stage {
 
 fn open_layer(
     sealed: &OwnedFd,
+    layers: &Path,
     cache: &Mutex<HashMap<String, Arc<SealedLayer>>>,
     id: &str,
 ) -> Result<Arc<SealedLayer>> {
     if let Some(layer) = cache.lock().get(id) {
         return Ok(layer.clone());
     }
-    let layer = Arc::new(SealedLayer::open(sealed, id)?);
+    let layer = SealedLayer::open(sealed, id)?.writable_at(layers.join(id));
+    let layer = Arc::new(layer);
     let mut cache = cache.lock();
     Ok(cache.entry(id.to_owned()).or_insert(layer).clone())
 }
@@ -373,12 +387,13 @@ fn open_layer(
 fn build_stack(
     base: Option<&Arc<dyn Layer>>,
     sealed: &OwnedFd,
+    path: &Path,
     cache: &Mutex<HashMap<String, Arc<SealedLayer>>>,
     ids: &[String],
 ) -> Result<Stack> {
     let mut layers: Vec<Arc<dyn Layer>> = base.cloned().into_iter().collect();
     for id in ids {
-        layers.push(open_layer(sealed, cache, id)?);
+        layers.push(open_layer(sealed, path, cache, id)?);
     }
     Ok(Stack::new(layers))
 }

@@ -94,6 +94,7 @@ impl Stage {
         let ids = records.into_iter().map(|record| record.id);
         stage.pending.lock().extend(ids);
         stage.commit(&mut state)?;
+        stage.complete_leftovers()?;
         Ok(stage)
     }
 }

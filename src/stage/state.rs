@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{Overrides, failpoint, reserve};
 use crate::error::{Context, Error, Result};
 use crate::merge::{Policy, Race, SharingMode, SuffixPattern};
+pub use crate::sys::boot::id as boot_id;
 use crate::tree::Ino;
 
 /// The file's name in the state directory.
@@ -417,16 +418,6 @@ fn rename_over(path: &Path, content: &[u8]) -> Result<File> {
         Ok(dir)
     };
     write().context(|| path.display().to_string())
-}
-
-/// Which boot of the machine this is.
-///
-/// # Errors
-/// As open(2) on `/proc/sys/kernel/random/boot_id`.
-pub fn boot_id() -> Result<String> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = std::fs::read_to_string(path).context(|| path)?;
-    Ok(text.trim().to_owned())
 }
 
 /// Seconds since the epoch.

@@ -46,6 +46,7 @@ impl Stage {
     /// What unmounting the stage view, sealing or committing reports.
     pub fn end(&self, keep_state: bool) -> Result<EndReport, Failure> {
         let _life = self.life.lock();
+        self.completing.stop();
         let mut report = EndReport {
             kept_state: keep_state,
             ..EndReport::default()
@@ -88,6 +89,7 @@ impl Stage {
         }
         let mut next = self.state.lock().clone();
         report.kept_steps = next.steps.keys().cloned().collect();
+        self.stage_view.settle_maps()?;
         failpoint::hit("unmount-before-commit");
         self.commit_as(&mut next, true)?;
         failpoint::hit("unmount-after-commit");

@@ -38,6 +38,23 @@ pub fn reflink(from: impl AsFd, to: impl AsFd) -> Result<bool> {
     }
 }
 
+/// Writes a range of a file to the disk and waits for it, though a loss of power
+/// may take it yet (sync_file_range(2)).
+///
+/// # Errors
+/// As sync_file_range(2), above all what an earlier write of the range met.
+pub fn write_out(file: impl AsFd, offset: u64, length: u64) -> Result<()> {
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    let file = file.as_fd().as_raw_fd();
+    let (offset, length) = (offset.cast_signed(), length.cast_signed());
+    // SAFETY: the descriptor is open for the length of the call; no memory is passed.
+    let done = unsafe { libc::sync_file_range(file, offset, length, flags) };
+    Errno::result(done)?;
+    Ok(())
+}
+
 /// Copies a range inside the kernel (copy_file_range(2)), through our memory
 /// where the two disks cannot. Returns how much was copied, less than `length`
 /// only at the end of `from`.
@@ -61,8 +78,8 @@ pub fn range(
             Ok(copied) => done += copied as u64,
             Err(Errno::EINTR) => {}
             Err(Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS) => {
-                let copied = through_memory(
-                    from,
+                let copied = through(
+                    |at, buffer| read_at(from, at, buffer),
                     from_offset + done,
                     to,
                     to_offset + done,
@@ -76,10 +93,15 @@ pub fn range(
     Ok(done)
 }
 
-fn through_memory(
-    from: BorrowedFd<'_>,
+/// Copies a range that `read` reads through our memory. Returns how much was
+/// copied, less than `length` only where `read` has no more.
+///
+/// # Errors
+/// What `read` reports, or as write(2).
+pub fn through(
+    read: impl Fn(u64, &mut [u8]) -> Result<usize>,
     from_offset: u64,
-    to: BorrowedFd<'_>,
+    to: impl AsFd,
     to_offset: u64,
     length: u64,
 ) -> Result<u64> {
@@ -87,20 +109,55 @@ fn through_memory(
     let mut done = 0;
     while done < length {
         let step = usize::try_from((length - done).min(buffer.len() as u64)).unwrap_or(0);
-        let got = nix::sys::uio::pread(
-            from,
-            &mut buffer[..step],
-            (from_offset + done).cast_signed(),
-        )?;
+        let got = read(from_offset + done, &mut buffer[..step])?;
         if got == 0 {
             break;
         }
         let mut written = 0;
         while written < got {
-            let at = (to_offset + done + written as u64).cast_signed();
-            written += nix::sys::uio::pwrite(to, &buffer[written..got], at)?;
+            written += write_at(
+                &to,
+                to_offset + done + written as u64,
+                &buffer[written..got],
+            )?;
         }
         done += got as u64;
+    }
+    Ok(done)
+}
+
+/// Reads from `offset`; short only at the end of the file.
+///
+/// # Errors
+/// As pread(2).
+pub fn read_at(file: impl AsFd, offset: u64, buffer: &mut [u8]) -> Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        let at = (offset + done as u64).cast_signed();
+        match nix::sys::uio::pread(file.as_fd(), &mut buffer[done..], at) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `data` at `offset`, or as much as there is room for.
+///
+/// # Errors
+/// As pwrite(2), if nothing was written.
+pub fn write_at(file: impl AsFd, offset: u64, data: &[u8]) -> Result<usize> {
+    let mut done = 0;
+    while done < data.len() {
+        let at = (offset + done as u64).cast_signed();
+        match nix::sys::uio::pwrite(file.as_fd(), &data[done..], at) {
+            Ok(count) => done += count,
+            Err(Errno::EINTR) => {}
+            Err(_) if done > 0 => break,
+            Err(errno) => return Err(errno.into()),
+        }
     }
     Ok(done)
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 pub mod at;
+pub mod boot;
 pub mod cached;
 pub mod connection;
 pub mod copy;

@@ -19,6 +19,10 @@ pub enum Rank {
     Names,
     /// A directory that is copied up.
     DirCopy,
+    /// Blocks of a partial file that become its own.
+    Blocks,
+    /// Which files of an open layer are partial.
+    Maps,
     /// What an open layer writes down: how many names its inodes have, then the journal of that.
     LinkStates,
     /// See [`Rank::LinkStates`].

@@ -1,7 +1,6 @@
 //! getattr, setattr, readlink, statfs.
 
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -14,6 +13,7 @@ use super::node::{Content, Here, Node};
 use super::privileges::{Unprivileged, without_privileges};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
+use crate::layer::Backing;
 use crate::layer::copy_up::Extent;
 use crate::sys::at::{self, SetTime};
 use crate::tree::{Attr, Ino, Kind, Time};
@@ -82,13 +82,14 @@ pub struct StatFs {
 }
 
 /// Changes an open file that no layer holds any more.
-fn change_detached(fd: &OwnedFd, set: &SetAttr) -> Result<()> {
+fn change_detached(content: &Backing, set: &SetAttr) -> Result<()> {
+    let fd = content.file();
     let chmod = |perm: u32| nix::sys::stat::fchmod(fd, Mode::from_bits_truncate(perm));
     if let Some(who) = set.drops_privileges_of() {
         chmod(who.without_privileges(&at::fstat(fd)?.attr))?;
     }
     if let Some(size) = set.size {
-        nix::unistd::ftruncate(fd, size.cast_signed())?;
+        content.truncate(size)?;
     }
     if set.uid.is_some() || set.gid.is_some() {
         let (uid, gid) = (set.uid.map(Uid::from_raw), set.gid.map(Gid::from_raw));
@@ -220,8 +221,8 @@ impl View {
                 }
                 attr
             }
-            Here::Detached { fd, .. } => {
-                let mut attr = at::fstat(&*fd)?.attr;
+            Here::Detached { content, .. } => {
+                let mut attr = at::fstat(content.file())?.attr;
                 attr.nlink = 0;
                 attr
             }
@@ -261,8 +262,8 @@ impl View {
             let here = node.inner.read().here.clone();
             match here {
                 Here::Detached { sealed: true, .. } => return Err(Errno::ESTALE.into()),
-                Here::Detached { fd, .. } => {
-                    change_detached(&fd, set)?;
+                Here::Detached { content, .. } => {
+                    change_detached(&content, set)?;
                     return self.attributes(&state, &node);
                 }
                 Here::Gone(_) => return change_gone(&node, set),
@@ -291,8 +292,7 @@ impl View {
             }
         }
         if let Some(size) = set.size {
-            let file = self.content(state, node, true)?;
-            nix::unistd::ftruncate(&*file, size.cast_signed())?;
+            self.content(state, node, true)?.truncate(size)?;
             if size == 0 {
                 node.marks.rewritten();
             }

@@ -1,7 +1,6 @@
 //! When an inode has to be in the open layer: directories at once, files with
 //! as much of their content as the request needs.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::refresh::last_attributes;
 use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::copy_up::{self, Extent, Prepared, Spot};
-use crate::layer::{OpenLayer, Stack, TREE};
+use crate::layer::{Backing, BlockMap, OpenLayer, Partial, Stack, TREE};
 use crate::sys::{at, xattr};
 use crate::tree::union::{Found, Part};
 use crate::tree::{Ino, Kind, marker};
@@ -61,7 +60,7 @@ impl View {
                     // the content lies.
                     let points = found.attr.nlink <= 1 && inner.place.is_some();
                     let content = match extent {
-                        Extent::Whole => true,
+                        Extent::Whole | Extent::Partial(_) => true,
                         Extent::Metadata => !points,
                         Extent::Empty => false,
                     };
@@ -175,6 +174,7 @@ impl View {
             match work {
                 Work::Nothing => return Ok(()),
                 Work::Copy(stack, found) => {
+                    let extent = self.in_parts(extent, found.attr.size, node);
                     let prepared = copy_up::prepare(&open, &stack, &found, &origin, extent);
                     let state = self.layers()?;
                     if state.generation != generation {
@@ -196,8 +196,8 @@ impl View {
                         if extent != Extent::Whole {
                             return Ok(None);
                         }
-                        let from = stack.layer(part.layer).open(&part.path)?;
-                        Ok(Some(copy_up::content(&open, &from, size)?))
+                        let extent = self.in_parts(extent, size, node);
+                        copy_up::content(&open, &stack, &part, size, extent).map(Some)
                     };
                     let content = content();
                     let state = self.layers()?;
@@ -235,7 +235,11 @@ impl View {
         };
         match content {
             Some(content) => copy_up::complete(&state.open, content, &path, node.ino)?,
-            None => copy_up::drop_metacopy(&state.open, &path)?,
+            None => {
+                // Of a daemon that died between the map and its file.
+                state.open.forget_map(node.ino);
+                copy_up::drop_metacopy(&state.open, &path)?;
+            }
         }
         let mut inner = node.inner.write();
         if let Here::Upper { content, .. } = &mut inner.here {
@@ -243,6 +247,17 @@ impl View {
         }
         inner.file = None;
         Ok(true)
+    }
+
+    /// Large files are not copied before they are written, but block by block.
+    fn in_parts(&self, extent: Extent, size: u64, node: &Node) -> Extent {
+        let parts = self.parts;
+        match extent {
+            Extent::Whole if node.kind == Kind::File && size > parts.whole => {
+                Extent::Partial(parts.block)
+            }
+            extent => extent,
+        }
     }
 
     fn settled(&self, node: &Node, extent: Extent) -> bool {
@@ -347,6 +362,7 @@ impl View {
             inner.here = Here::Gone(Box::new(last_attributes(node, &inner.here)));
         }
         drop(inner);
+        state.open.forget_map(node.ino);
         let left = match at {
             UpperAt::Orphan => OpenLayer::orphan_path(node.ino),
             _ => OpenLayer::index_path(node.ino),
@@ -359,8 +375,8 @@ impl View {
     /// than a descriptor. Nothing else runs meanwhile.
     pub(super) fn complete_orphan(&self, state: &Layers, node: &Node) -> Result<()> {
         if let Work::Complete(stack, part, size) = self.work(state, node, Extent::Whole)? {
-            let from = stack.layer(part.layer).open(&part.path)?;
-            let content = copy_up::content(&state.open, &from, size)?;
+            let extent = self.in_parts(Extent::Whole, size, node);
+            let content = copy_up::content(&state.open, &stack, &part, size, extent)?;
             self.complete(state, node, Some(&content))
                 .inspect_err(|_| copy_up::drop_prepared(&state.open, &content))?;
         }
@@ -373,10 +389,10 @@ impl View {
         state: &Layers,
         node: &Node,
         writable: bool,
-    ) -> Result<Arc<OwnedFd>> {
+    ) -> Result<Arc<Backing>> {
         let kept = node.inner.read().kept(writable);
         match kept {
-            Some(fd) => Ok(fd),
+            Some(content) => Ok(content),
             None => node.in_place(|| self.content(state, node, writable)),
         }
     }
@@ -388,33 +404,33 @@ impl View {
         state: &Layers,
         node: &Node,
         writable: bool,
-    ) -> Result<Arc<OwnedFd>> {
+    ) -> Result<Arc<Backing>> {
         loop {
             let (here, generation, kept) = {
                 let inner = node.inner.read();
-                if let Some(fd) = inner.kept(writable) {
-                    return Ok(fd);
+                if let Some(content) = inner.kept(writable) {
+                    return Ok(content);
                 }
                 (inner.here.clone(), inner.generation, inner.opens > 0)
             };
-            let (fd, writable) = match &here {
+            let (content, writable) = match &here {
                 Here::Detached { sealed: true, .. } if writable => {
                     return Err(Errno::ESTALE.into());
                 }
-                Here::Detached { fd, .. } => return Ok(fd.clone()),
-                Here::Below { stack, found } => (stack.open(found)?, false),
+                Here::Detached { content, .. } => return Ok(content.clone()),
+                Here::Below { stack, found } => (stack.backing(found)?, false),
                 Here::Upper {
                     content: Content::Below { stack, part },
                     ..
-                } => (stack.layer(part.layer).open(&part.path)?, false),
+                } => (stack.backing_at(part)?, false),
                 Here::Upper { .. } => {
                     let path = node.upper_path().ok_or(Errno::ENOENT)?;
-                    (at::open(&*state.open, &path, OFlag::O_RDWR, 0)?, true)
+                    (self.upper_content(state, node, &path)?, true)
                 }
                 Here::Dir(_) => return Err(Errno::EISDIR.into()),
                 Here::Gone(_) => return Err(Errno::ESTALE.into()),
             };
-            let fd = Arc::new(fd);
+            let content = Arc::new(content);
             if kept {
                 let mut inner = node.inner.write();
                 if inner.generation != generation || !inner.here.same_content(&here) {
@@ -422,12 +438,29 @@ impl View {
                     continue;
                 }
                 inner.file = Some(OpenFile {
-                    fd: fd.clone(),
+                    content: content.clone(),
                     writable,
                 });
             }
-            return Ok(fd);
+            return Ok(content);
         }
+    }
+
+    fn upper_content(&self, state: &Layers, node: &Node, path: &Path) -> Result<Backing> {
+        let map = state.open.map(node.ino);
+        let file = at::open(&*state.open, path, OFlag::O_RDWR, 0)?;
+        let Some(map) = map.filter(|map| !map.is_whole()) else {
+            return Ok(Backing::Whole(file));
+        };
+        let on_disk = at::open(&*state.open, &BlockMap::path_of(node.ino), OFlag::O_RDWR, 0)?;
+        let stack = &state.stack;
+        let below = Arc::new(stack.backing_of(map.origin(), stack.layers().len())?);
+        Ok(Backing::Partial(Partial::new(
+            file,
+            Some(on_disk),
+            map,
+            below,
+        )))
     }
 
     /// What a directory hands down to new entries (inode(7), acl(5)).

@@ -13,7 +13,7 @@ use super::node::{Content, DirHere, Here, Inherit, Node, OpenFile, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::copy_up::make_node_as;
-use crate::layer::{OpenLayer, set_ino};
+use crate::layer::{Backing, OpenLayer, set_ino};
 use crate::sys::{at, xattr};
 use crate::tree::listing::Listed;
 use crate::tree::marker::{INO, OPAQUE};
@@ -187,12 +187,14 @@ impl View {
             content: Content::Whole,
         };
         let node = self.enter(&state, &parent, name, attr, here);
-        let fd = Arc::new(file);
         {
             let mut inner = node.inner.write();
             inner.opens += 1;
             inner.writers += u32::from(writable);
-            inner.file = Some(OpenFile { fd, writable: true });
+            inner.file = Some(OpenFile {
+                content: Arc::new(Backing::Whole(file)),
+                writable: true,
+            });
         }
         Ok((attr, self.new_handle(node, writable)))
     }

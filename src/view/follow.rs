@@ -154,9 +154,12 @@ impl View {
     ) -> Result<()> {
         if found.parts[0].layer >= arrived.depth {
             // Its layer may be removed soon: hold what can be read.
-            let fd = self.content(state, node, false)?;
+            let content = self.content(state, node, false)?;
             self.lose(state, node);
-            node.inner.write().here = Here::Detached { fd, sealed: true };
+            node.inner.write().here = Here::Detached {
+                content,
+                sealed: true,
+            };
             return Ok(());
         }
         let unlinked = node.inner.read().unlinked;

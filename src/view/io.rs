@@ -1,6 +1,6 @@
 //! open, read, write, release, fsync, fallocate, lseek, copy_file_range.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,9 +13,9 @@ use super::privileges::Unprivileged;
 use super::refresh::last_attributes;
 use super::{Handle, Layers, View};
 use crate::error::Result;
-use crate::layer::OpenLayer;
 use crate::layer::copy_up::Extent;
-use crate::sys::{at, copy};
+use crate::layer::{Backing, OpenLayer};
+use crate::sys::at;
 use crate::tree::{Attr, Ino, Kind};
 
 /// An open file.
@@ -89,11 +89,11 @@ impl View {
                     if !self.writable_now(&node) {
                         return Ok(None);
                     }
-                    let file = self.content(&state, &node, true)?;
+                    let content = self.content(&state, &node, true)?;
                     if let Some(who) = unprivileged {
-                        drop_privileges(&file, who)?;
+                        drop_privileges(content.file(), who)?;
                     }
-                    nix::unistd::ftruncate(&*file, 0)?;
+                    content.truncate(0)?;
                     node.marks.rewritten();
                 } else if access != OFlag::O_WRONLY {
                     self.saw_content(&node);
@@ -135,7 +135,7 @@ impl View {
                 ..
             }
         );
-        if self.live || !whole {
+        if self.live || !whole || self.is_partial(state, node) {
             return Ok(false);
         }
         let Some(path) = node.upper_path() else {
@@ -150,11 +150,23 @@ impl View {
         Ok(capability.is_none())
     }
 
+    /// Whether some of the content of a file of the open layer still lies below.
+    fn is_partial(&self, state: &Layers, node: &Node) -> bool {
+        match state.open.map(node.ino) {
+            None => false,
+            Some(map) if map.is_whole() => {
+                state.open.forget_map(node.ino);
+                false
+            }
+            Some(_) => true,
+        }
+    }
+
     /// The file in the open layer behind a handle, for the kernel to use.
     ///
     /// # Errors
     /// `EBADF`, or as openat(2).
-    pub fn backing(&self, handle: u64) -> Result<Arc<OwnedFd>> {
+    pub fn backing(&self, handle: u64) -> Result<Arc<Backing>> {
         let node = self.handle(handle)?;
         let state = self.layers()?;
         self.kept_content(&state, &node, true)
@@ -221,18 +233,7 @@ impl View {
             self.refresh(&state, &node)?;
             self.kept_content(&state, &node, false)?
         };
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = (offset + done as u64).cast_signed();
-            match nix::sys::uio::pread(&*file, &mut buffer[done..], at) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-        }
-        // A metadata copy may be longer or shorter than what lies below it.
-        Ok(done)
+        file.read_at(offset, buffer)
     }
 
     /// Like [`View::read`], but only from memory: `None` where the disk would
@@ -247,10 +248,10 @@ impl View {
             self.refresh(&state, &node)?;
             self.kept_content(&state, &node, false)?
         };
-        match copy::read_nowait(&*file, offset, buffer)? {
+        match file.read_now(offset, buffer)? {
             Some(count) if count == buffer.len() => Ok(Some(count)),
             Some(count) => {
-                let size = at::fstat(&*file)?.attr.size;
+                let size = at::fstat(file.file())?.attr.size;
                 Ok((offset + count as u64 >= size).then_some(count))
             }
             None => Ok(None),
@@ -285,7 +286,7 @@ impl View {
         unprivileged: Option<Unprivileged>,
     ) -> Result<(u64, usize)> {
         self.changing(handle, |_, file| {
-            let end = at::fstat(file)?.attr.size;
+            let end = at::fstat(file.file())?.attr.size;
             Ok((end, put(file, end, data, unprivileged)?))
         })
     }
@@ -307,7 +308,7 @@ impl View {
     fn changing<T>(
         &self,
         handle: u64,
-        change: impl FnOnce(&Layers, &OwnedFd) -> Result<T>,
+        change: impl FnOnce(&Layers, &Backing) -> Result<T>,
     ) -> Result<T> {
         let node = self.handle(handle)?;
         loop {
@@ -335,12 +336,7 @@ impl View {
             }
             self.kept_content(&state, &node, false)?
         };
-        if data_only {
-            nix::unistd::fdatasync(&*file)?;
-        } else {
-            nix::unistd::fsync(&*file)?;
-        }
-        Ok(())
+        file.sync(data_only)
     }
 
     /// Allocates, punches or zeroes a range.
@@ -349,10 +345,7 @@ impl View {
     /// As fallocate(2).
     pub fn fallocate(&self, handle: u64, mode: i32, offset: u64, length: u64) -> Result<()> {
         let mode = FallocateFlags::from_bits(mode).ok_or(Errno::EOPNOTSUPP)?;
-        let (offset, length) = (offset.cast_signed(), length.cast_signed());
-        self.changing(handle, |_, file| {
-            Ok(nix::fcntl::fallocate(file, mode, offset, length)?)
-        })
+        self.changing(handle, |_, file| file.allocate(mode, offset, length))
     }
 
     /// The next data or hole from `offset` on.
@@ -366,12 +359,7 @@ impl View {
             self.refresh(&state, &node)?;
             self.kept_content(&state, &node, false)?
         };
-        let whence = match whence {
-            Whence::Data => nix::unistd::Whence::SeekData,
-            Whence::Hole => nix::unistd::Whence::SeekHole,
-        };
-        // A descriptor of its own: this one's position is shared by nobody.
-        Ok(nix::unistd::lseek(&*file, offset, whence)?)
+        file.seek(offset, whence == Whence::Data)
     }
 
     /// Copies a range from one open file to another inside the host's kernel.
@@ -393,13 +381,7 @@ impl View {
             let copied = self.changing(to, |state, target| {
                 self.refresh(state, &source)?;
                 let source = self.kept_content(state, &source, false)?;
-                copy::range(
-                    source.as_fd(),
-                    from_offset + done,
-                    target.as_fd(),
-                    to_offset + done,
-                    step,
-                )
+                source.copy_to(from_offset + done, target, to_offset + done, step)
             });
             match copied {
                 Ok(copied) => {
@@ -420,27 +402,16 @@ impl View {
 /// How much copy_file_range(2) copies while a seal has to wait for it, in bytes.
 const COPY_STEP: u64 = 8 << 20;
 
-/// Writes all of `data`, or as much as there is room for.
 fn put(
-    file: &OwnedFd,
+    content: &Backing,
     offset: u64,
     data: &[u8],
     unprivileged: Option<Unprivileged>,
 ) -> Result<usize> {
     if let Some(who) = unprivileged {
-        drop_privileges(file, who)?;
+        drop_privileges(content.file(), who)?;
     }
-    let mut done = 0;
-    while done < data.len() {
-        let at = (offset + done as u64).cast_signed();
-        match nix::sys::uio::pwrite(file, &data[done..], at) {
-            Ok(count) => done += count,
-            Err(Errno::EINTR) => {}
-            Err(_) if done > 0 => break,
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    Ok(done)
+    content.write_at(offset, data)
 }
 
 /// Nobody has this unlinked file open any more.

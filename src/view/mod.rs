@@ -29,7 +29,7 @@ use dashmap::DashMap;
 use nix::errno::Errno;
 
 use crate::error::Result;
-use crate::layer::{Inos, OpenLayer, Stack};
+use crate::layer::{BLOCK, Inos, OpenLayer, Stack, fill_open};
 use crate::sys::ordered::{Rank, ReadGuard, RwLock};
 use crate::tree::{Ino, Kind};
 
@@ -51,6 +51,29 @@ pub fn missing() -> crate::tree::Attr {
 
 /// The root's inode number: it holds one entry per mapped path.
 pub const ROOT: Ino = 1;
+
+/// Which files are not copied before they are written, but taken over in parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// The size of the largest file that is copied as a whole, in bytes.
+    pub whole: u64,
+    /// The size of a part, in bytes.
+    pub block: u64,
+}
+
+impl Parts {
+    /// For who works in a step: what is in the open layer as a whole the kernel reads
+    /// and writes by itself, so a copy soon pays.
+    pub const STEP: Parts = Parts {
+        whole: 256 << 20,
+        block: BLOCK,
+    };
+    /// For a live view, where it does not.
+    pub const LIVE: Parts = Parts {
+        whole: 1 << 20,
+        block: BLOCK,
+    };
+}
 
 /// What a view looks at now.
 #[derive(Debug)]
@@ -80,6 +103,7 @@ pub struct View {
     /// Numbers of entries of layers that carry none, by layer and path.
     unnumbered: DashMap<(usize, PathBuf), Ino>,
     live: bool,
+    parts: Parts,
     /// What was seen of the stack, unless the view is live.
     notes: Option<Notes>,
     closed: AtomicBool,
@@ -92,6 +116,24 @@ impl View {
     /// # Errors
     /// None today; a layer may have to be asked one day.
     pub fn new(stack: Stack, open: OpenLayer, inos: Arc<Inos>, live: bool) -> Result<Arc<View>> {
+        let parts = match live {
+            true => Parts::LIVE,
+            false => Parts::STEP,
+        };
+        View::with_parts(stack, open, inos, live, parts)
+    }
+
+    /// [`View::new`], with another idea of which files are large.
+    ///
+    /// # Errors
+    /// As [`View::new`].
+    pub fn with_parts(
+        stack: Stack,
+        open: OpenLayer,
+        inos: Arc<Inos>,
+        live: bool,
+        parts: Parts,
+    ) -> Result<Arc<View>> {
         let root = DirHere {
             below: stack.roots().into(),
             origin: Arc::from(std::path::Path::new("")),
@@ -117,9 +159,31 @@ impl View {
             inos,
             unnumbered: DashMap::new(),
             live,
+            parts,
             notes: (!live).then(Notes::new),
             closed: AtomicBool::new(false),
         }))
+    }
+
+    /// Gives all files of the open layer the content that they still have below.
+    /// Requests wait meanwhile: for a view that nobody works in any more.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn complete_files(&self) -> Result<()> {
+        if self.state.read().open.maps().is_empty() {
+            return Ok(());
+        }
+        let state = self.state.write();
+        fill_open(&state.open, &state.stack)
+    }
+
+    /// [`OpenLayer::settle_maps`], for a view that nobody works in any more.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settle_maps(&self) -> Result<()> {
+        self.state.write().open.settle_maps()
     }
 
     /// True for the stage's own view.
@@ -173,8 +237,11 @@ impl View {
             };
             if at == node::UpperAt::Orphan {
                 self.complete_orphan(state, &node)?;
-                let fd = self.content(state, &node, true)?;
-                node.inner.write().here = Here::Detached { fd, sealed: false };
+                let content = self.content(state, &node, true)?;
+                node.inner.write().here = Here::Detached {
+                    content,
+                    sealed: false,
+                };
             } else {
                 self.content(state, &node, false)?;
             }
@@ -214,8 +281,8 @@ impl View {
     }
 
     /// How many files of the open layer are open for writing now, and how large they
-    /// are together. Once the layer is sealed each has to be copied before it can be
-    /// written again.
+    /// are together that are small enough to be copied as a whole when they are next
+    /// written.
     pub fn being_written(&self) -> (usize, u64) {
         let generation = self.state.read().generation;
         let mut inodes: Vec<Ino> = self
@@ -231,7 +298,9 @@ impl View {
         inodes.sort_unstable();
         inodes.dedup();
         let sizes = inodes.iter().filter_map(|ino| self.getattr(*ino).ok());
-        (inodes.len(), sizes.map(|attr| attr.size).sum())
+        let sizes = sizes.map(|attr| attr.size);
+        let sizes = sizes.filter(|size| *size <= self.parts.whole);
+        (inodes.len(), sizes.sum())
     }
 
     /// The inodes that are open for writing now, and so may be mapped: the

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 
 use super::reads::Marks;
-use crate::layer::{OpenLayer, Stack, TREE};
+use crate::layer::{Backing, OpenLayer, Stack, TREE};
 use crate::sys::ordered::{Mutex, Rank, RwLock};
 use crate::tree::listing::Listing;
 use crate::tree::union::{Found, Part};
@@ -71,7 +70,7 @@ pub(super) struct Place {
 
 #[derive(Clone, Debug)]
 pub(super) struct OpenFile {
-    pub fd: Arc<OwnedFd>,
+    pub content: Arc<Backing>,
     pub writable: bool,
 }
 
@@ -99,7 +98,7 @@ pub(super) enum Here {
     },
     /// In no layer that the view has, but still open.
     Detached {
-        fd: Arc<OwnedFd>,
+        content: Arc<Backing>,
         /// In a sealed layer, though: it may only be read.
         sealed: bool,
     },
@@ -134,12 +133,11 @@ pub(super) enum UpperAt {
 /// Where the content of a file in the open layer lies.
 #[derive(Clone, Debug)]
 pub(super) enum Content {
+    /// In its file there; blocks of it may still be below, where the layer has a map
+    /// of them ([`OpenLayer::map`]).
     Whole,
     /// Still below: only metadata was copied up.
-    Below {
-        stack: Stack,
-        part: Part,
-    },
+    Below { stack: Stack, part: Part },
 }
 
 impl Place {
@@ -167,9 +165,9 @@ impl Here {
 
 impl Inner {
     /// The content, if it is open already.
-    pub fn kept(&self, writable: bool) -> Option<Arc<OwnedFd>> {
+    pub fn kept(&self, writable: bool) -> Option<Arc<Backing>> {
         let file = self.file.as_ref()?;
-        (file.writable || !writable).then(|| file.fd.clone())
+        (file.writable || !writable).then(|| file.content.clone())
     }
 
     /// A name was seen.

@@ -167,7 +167,7 @@ impl View {
             // It lies in a sealed layer, under names that other layers have
             // taken: to be read, never to be written.
             (Here::Upper { .. }, Some(file)) => Here::Detached {
-                fd: file.fd.clone(),
+                content: file.content.clone(),
                 sealed: true,
             },
             (here, _) => Here::Gone(Box::new(last_attributes(node, here))),

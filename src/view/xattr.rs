@@ -109,8 +109,8 @@ impl View {
                 Some(part) => state.stack.layer(part.layer).xattr(&part.path, name)?,
                 None => None,
             },
-            Here::Detached { fd, .. } => {
-                xattr::get(&fd, Path::new(""), inside(name, Errno::ENODATA)?)?
+            Here::Detached { content, .. } => {
+                xattr::get(content.file(), Path::new(""), inside(name, Errno::ENODATA)?)?
             }
             _ => node.in_place(|| match node.upper_path() {
                 Some(path) => xattr::get(&*state.open, &path, inside(name, Errno::ENODATA)?),
@@ -139,7 +139,9 @@ impl View {
                 Some(part) => state.stack.layer(part.layer).xattrs(&part.path),
                 None => Ok(Vec::new()),
             },
-            Here::Detached { fd, .. } => Ok(shown(xattr::list(&fd, Path::new(""))?)),
+            Here::Detached { content, .. } => {
+                Ok(shown(xattr::list(content.file(), Path::new(""))?))
+            }
             _ => node.in_place(|| match node.upper_path() {
                 Some(path) => Ok(shown(xattr::list(&*state.open, &path)?)),
                 None => Ok(Vec::new()),
@@ -217,7 +219,9 @@ impl View {
             match here {
                 Here::Gone(_) => return Err(node.gone().into()),
                 Here::Detached { sealed: true, .. } => return Err(Errno::ESTALE.into()),
-                Here::Detached { fd, .. } => return change(fd.as_fd(), Path::new("")),
+                Here::Detached { content, .. } => {
+                    return change(content.file().as_fd(), Path::new(""));
+                }
                 _ => {}
             }
             let changed = node.in_place(|| {

@@ -18,6 +18,7 @@ mod memory;
 mod names;
 mod open_files;
 mod other_names;
+mod partial_files;
 mod refusals;
 mod rig;
 mod silence;

@@ -30,6 +30,7 @@ mod stress;
 #[path = "view/swaps.rs"]
 mod swaps;
 
+use harness_fs::view::Parts;
 use proptest::prelude::*;
 
 /// 64 cases unless `PROPTEST_CASES` says otherwise.
@@ -55,6 +56,17 @@ proptest! {
         entries in prop::collection::vec(base::entry(), 0..24),
         ops in prop::collection::vec(ops::op(), 1..60),
     ) {
-        run::run(live, &entries, &ops);
+        run::run(live, None, &entries, &ops);
+    }
+
+    /// The same where nothing but the smallest files is copied before it is written.
+    #[test]
+    fn a_view_of_partial_files_is_a_filesystem(
+        live in any::<bool>(),
+        block in 1_u64..200,
+        entries in prop::collection::vec(base::entry(), 0..24),
+        ops in prop::collection::vec(ops::op(), 1..60),
+    ) {
+        run::run(live, Some(Parts { whole: 4, block }), &entries, &ops);
     }
 }

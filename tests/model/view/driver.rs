@@ -8,9 +8,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use harness_fs::layer::{Base, Inos, OpenLayer, SealedLayer, Stack, seal};
+use harness_fs::layer::{
+    Base, Inos, OpenLayer, SealedLayer, Stack, seal, seal_unswept, sweep_or_leave,
+};
 use harness_fs::tree::{Attr, Ino, Kind};
-use harness_fs::view::{Caller, RenameMode, View};
+use harness_fs::view::{Caller, Parts, RenameMode, View};
 use nix::errno::Errno;
 
 use crate::base::{self, BaseEntry, MAPPED};
@@ -37,6 +39,7 @@ pub struct Driver {
     layers: u32,
     pub runs: u64,
     pub live: bool,
+    pub parts: Parts,
     /// While a step runs: then all else is the step's.
     pub stage: Option<Stage>,
     pub snapshots: Vec<Snapshot>,
@@ -90,13 +93,19 @@ pub fn agree<T, U>(
     }
 }
 
-pub fn new_view(at: &Path, stack: &Stack, run: u64, live: bool) -> Arc<View> {
+pub fn new_view(at: &Path, stack: &Stack, run: u64, live: bool, parts: Parts) -> Arc<View> {
     let open = OpenLayer::open(at).expect("open layer");
-    View::new(stack.clone(), open, Arc::new(Inos::new(run)), live).expect("view")
+    let inos = Arc::new(Inos::new(run));
+    View::with_parts(stack.clone(), open, inos, live, parts).expect("view")
 }
 
 impl Driver {
     pub fn new(live: bool, entries: &[BaseEntry]) -> Driver {
+        let parts = if live { Parts::LIVE } else { Parts::STEP };
+        Driver::with_parts(live, entries, parts)
+    }
+
+    pub fn with_parts(live: bool, entries: &[BaseEntry], parts: Parts) -> Driver {
         // As the daemon: modes are the view's business.
         nix::sys::stat::umask(nix::sys::stat::Mode::empty());
         let directory = tempfile::Builder::new()
@@ -112,7 +121,7 @@ impl Driver {
         let mapped: Vec<PathBuf> = (0..MAPPED).map(|i| base.join(i.to_string())).collect();
         let taken = Base::take(&mapped, Arc::new(Inos::new(1))).expect("base");
         let stack = Stack::new(vec![Arc::new(taken)]);
-        let view = new_view(&at.join("open"), &stack, 1, live);
+        let view = new_view(&at.join("open"), &stack, 1, live, parts);
         Driver {
             before,
             sealed: base::listing(&at.join("layers")),
@@ -120,6 +129,7 @@ impl Driver {
             layers: 0,
             runs: 1,
             live,
+            parts,
             stage: None,
             snapshots: Vec::new(),
             replaced: BTreeSet::new(),
@@ -398,6 +408,7 @@ impl Driver {
             &self.stack,
             self.runs,
             self.live,
+            self.parts,
         );
     }
 
@@ -423,6 +434,7 @@ impl Driver {
             &self.stack,
             self.runs,
             self.live,
+            self.parts,
         );
     }
 
@@ -443,8 +455,11 @@ impl Driver {
         let at = self.directory.path().join("open");
         self.view
             .replace(|stack, open| {
-                seal(open, stack, &layers, &id, "head", 0)?;
+                // As the head: partial files stay what they are.
+                seal_unswept(open, stack, &layers, &id, "head", 0)?;
+                sweep_or_leave(open, &layers.join(&id));
                 let sealed = SealedLayer::open(File::open(&layers)?, &id)?;
+                let sealed = sealed.writable_at(layers.join(&id));
                 Ok((next(stack.with(Arc::new(sealed))), OpenLayer::open(&at)?))
             })
             .expect("replace");
@@ -487,6 +502,28 @@ impl Driver {
         seal(&open, &below, &layers, &id, "step", 0).expect("seal");
         let sealed = SealedLayer::open(File::open(&layers).unwrap(), &id).expect("sealed layer");
         self.swap(|stack| stack.with(Arc::new(sealed)))
+    }
+
+    /// Gives partial files of sealed layers all of their content.
+    pub fn fill_layers(&mut self) {
+        for at in 0..self.stack.layers().len() {
+            let layer = self.stack.layer(at).clone();
+            for path in layer.partial_files().expect("partial files") {
+                let Some(map) = layer.block_map(&path).expect("map") else {
+                    continue;
+                };
+                let below = Arc::new(self.stack.backing_of(map.origin(), at).expect("below"));
+                let mut steps = 0;
+                let mut twice = || {
+                    steps += 1;
+                    steps < 2
+                };
+                layer.fill(&path, &below, &mut twice).expect("fill");
+                assert!(layer.fill(&path, &below, &mut || true).expect("fill"));
+                assert!(layer.block_map(&path).expect("map").is_none());
+            }
+        }
+        self.sealed = base::listing(&self.directory.path().join("layers"));
     }
 
     /// Nothing may be left in `work/`; the base is as it was.

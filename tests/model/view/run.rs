@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 
 use harness_fs::tree::Kind;
+use harness_fs::view::Parts;
 
 use crate::base::{self, BaseEntry};
 use crate::driver::Driver;
@@ -17,13 +18,18 @@ const XATTRS: [&str; 5] = [
     "trusted.harness.ino",
 ];
 
-pub fn run(live: bool, entries: &[BaseEntry], ops: &[Op]) {
-    let mut driver = Driver::new(live, entries);
+pub fn run(live: bool, parts: Option<Parts>, entries: &[BaseEntry], ops: &[Op]) {
+    let mut driver = match parts {
+        Some(parts) => Driver::with_parts(live, entries, parts),
+        None => Driver::new(live, entries),
+    };
     for op in ops {
         apply(&mut driver, *op);
         driver.prune_cursors();
     }
     driver.merge();
+    driver.check();
+    driver.fill_layers();
     driver.check();
     driver.seal(true);
     driver.check();

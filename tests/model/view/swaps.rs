@@ -42,7 +42,7 @@ impl Driver {
         self.live_seal();
         self.runs += 1;
         let at = self.directory.path().join("step");
-        let step = new_view(&at, &self.stack, self.runs, false);
+        let step = new_view(&at, &self.stack, self.runs, false, self.parts);
         self.stage = Some(Stage {
             view: std::mem::replace(&mut self.view, step),
             model: self.model.clone(),

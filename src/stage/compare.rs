@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use super::cached::CachedStack;
 use super::content::{Known, Seen};
 use super::delta::Scan;
 use crate::error::{Error, Result};
@@ -14,11 +15,11 @@ use crate::tree::{Ino, Kind};
 /// The two sides of a merge and the base they share.
 pub(super) struct Sides {
     /// What the step began on.
-    pub base: Stack,
+    pub base: CachedStack,
     /// The stage as it is now, steps merged just before included.
-    pub stage: Stack,
+    pub stage: CachedStack,
     /// The step's view.
-    pub step: Stack,
+    pub step: CachedStack,
     /// What lies between base and stage.
     pub stage_scan: Scan,
     /// The step's layer.
@@ -29,7 +30,7 @@ pub(super) struct Sides {
 
 impl Sides {
     /// A side's view.
-    pub fn view(&self, side: Side) -> &Stack {
+    pub fn view(&self, side: Side) -> &CachedStack {
         match side {
             Side::Stage => &self.stage,
             Side::Step => &self.step,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cached::CachedStack;
 use super::content::Seen;
 use crate::error::{Context, Result};
 use crate::layer::Stack;
@@ -113,7 +114,8 @@ impl Scan {
     ///
     /// # Errors
     /// What the layers report.
-    pub fn credit(&mut self, here: &Stack, earlier: &Delta, before: &Stack) -> Result<()> {
+    pub fn credit(&mut self, here: Stack, earlier: &Delta, before: Stack) -> Result<()> {
+        let (here, before) = (CachedStack::from(here), CachedStack::from(before));
         let mut taken = Vec::new();
         for (path, entry) in self.delta.iter() {
             let Some(old) = earlier.get(path) else {
@@ -122,7 +124,7 @@ impl Scan {
             let same = match (here.find(path)?, before.find(path)?) {
                 (Some(now), Some(then)) => {
                     let dir = now.attr.is_dir();
-                    let (now_seen, then_seen) = (Seen::new(here, &now), Seen::new(before, &then));
+                    let (now_seen, then_seen) = (Seen::new(&here, &now), Seen::new(&before, &then));
                     // Taking keeps the time of a file, so most need no reading.
                     (dir || now.attr.mtime == then.attr.mtime)
                         && now_seen.same_content(then_seen)?

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::cached::CachedStack;
 use super::compare::Sides;
 use super::failpoint;
 use super::renamed::Renamed;
@@ -30,7 +31,7 @@ use crate::tree::{Ino, Kind, marker};
 pub(super) struct Join<'a> {
     open: OpenLayer,
     /// The merged stack without the join layer.
-    below: &'a Stack,
+    below: &'a CachedStack,
     inos: &'a Inos,
     sides: &'a Sides,
     placed_here: Placed,
@@ -96,7 +97,12 @@ fn gone(path: &Path) -> Error {
 }
 
 impl<'a> Join<'a> {
-    pub fn new(open: OpenLayer, below: &'a Stack, sides: &'a Sides, inos: &'a Inos) -> Join<'a> {
+    pub fn new(
+        open: OpenLayer,
+        below: &'a CachedStack,
+        sides: &'a Sides,
+        inos: &'a Inos,
+    ) -> Join<'a> {
         Join {
             open,
             below,
@@ -114,7 +120,7 @@ impl<'a> Join<'a> {
     }
 
     /// The merged stack without the join layer.
-    pub fn below(&self) -> &'a Stack {
+    pub fn below(&self) -> &'a CachedStack {
         self.below
     }
 
@@ -333,7 +339,7 @@ impl<'a> Join<'a> {
 
     /// Has an empty directory there that is as in `view`, or what is there already
     /// with its metadata.
-    fn directory(&mut self, view: &Stack, path: &Path) -> Result<()> {
+    fn directory(&mut self, view: &CachedStack, path: &Path) -> Result<()> {
         if self.below.find(path)?.is_some_and(|old| old.attr.is_dir()) {
             return self.metadata(view, path);
         }
@@ -347,7 +353,7 @@ impl<'a> Join<'a> {
     }
 
     /// Gives a directory the mode, owner, attributes and times it has in `view`.
-    fn metadata(&self, view: &Stack, path: &Path) -> Result<()> {
+    fn metadata(&self, view: &CachedStack, path: &Path) -> Result<()> {
         let wanted = view.find(path)?.ok_or_else(|| gone(path))?;
         copy_up::copy_dir(&self.open, self.below, path)?;
         let (open, target, attr) = (&self.open, in_tree(path), &wanted.attr);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
+use super::cached::CachedStack;
 use super::compare::Sides;
 use super::content::Known;
 use super::groups::member_leaves;
@@ -19,7 +20,7 @@ use super::state::{Phase, State, now};
 use super::steps::known_step;
 use super::{ConflictReport, Failure, Stage, failpoint, numbers, recover};
 use crate::error::Result;
-use crate::layer::{OpenLayer, Stack, seal};
+use crate::layer::{OpenLayer, seal};
 use crate::merge::{
     Conflict, Inputs, JoinPlan, Outcome, Policies, Policy, Race, Selection, Sights, SuffixPattern,
     classify, races, read_write,
@@ -403,7 +404,7 @@ impl Stage {
         let mut outcome: Outcome = classify(&inputs, &mut &sides)?;
         for step in &unit.steps {
             let known = known_step(state, step)?;
-            let began_on = self.stack_of(&known.base_stack)?;
+            let began_on = self.stack_of(&known.base_stack)?.into();
             let mut seen = sides.seen_on(&began_on);
             let reads = self.reads_of(step, known);
             let sights = sides.sights(reads.as_deref(), step, policies);
@@ -421,6 +422,7 @@ impl Stage {
             None => prepared.undecided = true,
             Some(plan) if !prepared.undecided && !layers.is_empty() => {
                 let (below, _) = self.scans(step, &sides.stage, layers)?;
+                let below = below.into();
                 if let Some(id) = self.make_join(step, &plan, &sides, &below)? {
                     prepared.pushed.push(id.clone());
                     prepared.report.join_layers.push(id);
@@ -439,7 +441,7 @@ impl Stage {
         step: &str,
         plan: &JoinPlan,
         sides: &Sides,
-        below: &Stack,
+        below: &CachedStack,
     ) -> Result<Option<String>> {
         let renamed = Renamed::of(sides, plan)?;
         let suspects = Suspects::find(sides, plan, &renamed)?;

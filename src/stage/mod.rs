@@ -12,6 +12,7 @@ mod background;
 mod begin;
 pub mod bind;
 mod blame;
+mod cached;
 mod changes;
 mod compare;
 mod completing;

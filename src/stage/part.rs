@@ -153,9 +153,9 @@ impl Stage {
         let scan = all_of(scans);
         let plan = part(&scan.delta, selection);
         let sides = Sides {
-            stage: base.clone(),
-            base,
-            step: view,
+            stage: base.clone().into(),
+            base: base.into(),
+            step: view.into(),
             stage_scan: Scan::default(),
             step_scan: scan,
             known: known.clone(),

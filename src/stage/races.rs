@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::cached::CachedStack;
 use super::compare::Sides;
 use super::content::Known;
 use super::delta::Scan;
@@ -16,7 +17,7 @@ use super::since::AllSince;
 use super::state::{Phase, State, StepState};
 use super::{Failure, Stage};
 use crate::error::{Context, Error, Result};
-use crate::layer::{Stack, read_reads, write_reads};
+use crate::layer::{read_reads, write_reads};
 use crate::merge::{Effect, Observed, Policies, Race, Sights, races};
 use crate::sys::at;
 use crate::tree::Kind;
@@ -85,9 +86,9 @@ impl Stage {
         Ok(Sides {
             step_scan,
             stage_scan,
-            base,
-            stage: self.stack_of(onto)?,
-            step: view,
+            base: base.into(),
+            stage: self.stack_of(onto)?.into(),
+            step: view.into(),
             known: content.clone(),
         })
     }
@@ -154,12 +155,12 @@ impl Sides {
 pub(super) struct SeenOn<'a> {
     sides: &'a Sides,
     /// What that step began on: the base of the merge, with what those steps did that it followed.
-    base: &'a Stack,
+    base: &'a CachedStack,
 }
 
 impl Sides {
     /// What a step saw that began on this.
-    pub fn seen_on<'a>(&'a self, base: &'a Stack) -> SeenOn<'a> {
+    pub fn seen_on<'a>(&'a self, base: &'a CachedStack) -> SeenOn<'a> {
         SeenOn { sides: self, base }
     }
 }
@@ -168,7 +169,7 @@ impl Observed for SeenOn<'_> {
     type Error = Error;
 
     fn kinds(&mut self, path: &Path) -> Result<[Option<Kind>; 2]> {
-        let kind = |stack: &Stack| -> Result<Option<Kind>> {
+        let kind = |stack: &CachedStack| -> Result<Option<Kind>> {
             Ok(stack.find(path)?.map(|found| found.attr.kind))
         };
         Ok([kind(self.base)?, kind(&self.sides.stage)?])

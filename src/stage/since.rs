@@ -89,7 +89,7 @@ impl Stage {
                 let mut join = Scan::but_for(stage, depth, writer, &apart)?;
                 if let Some((step, depth_then)) = step.take() {
                     let (here, then) = (stage.below(depth + 1), stage.below(depth_then));
-                    join.credit(&here, &since.scan.delta, &then)?;
+                    join.credit(here, &since.scan.delta, then)?;
                     since.scan.then(step);
                 }
                 since.scan.then(join);

@@ -155,7 +155,12 @@ impl Report {
                 self.signal = Some(number);
                 u8::try_from(128 + number).unwrap_or(1)
             }
-            _ if self.error.is_some() && self.code != 0 => self.code,
+            // The daemon is gone. What it refused for another reason it was asked by us: no mistake
+            // of the caller's, who is told by 2 that nothing was run.
+            _ if self.error.is_some() => match self.code {
+                5 => 5,
+                _ => 1,
+            },
             _ if !failed.is_empty() && failed.iter().all(conflicts) => 4,
             _ => 1,
         };
@@ -231,8 +236,8 @@ mod tests {
         }
     }
 
-    fn code(rows: Vec<Row>, why: Option<Why>) -> (u8, bool) {
-        let mut report = Report {
+    fn report(rows: Vec<Row>) -> Report {
+        Report {
             name: "demo".to_owned(),
             succeeded: false,
             signal: None,
@@ -240,7 +245,11 @@ mod tests {
             steps: rows,
             races: Vec::new(),
             code: 0,
-        };
+        }
+    }
+
+    fn code(rows: Vec<Row>, why: Option<Why>) -> (u8, bool) {
+        let mut report = report(rows);
         report.conclude(why);
         (report.code, report.succeeded)
     }
@@ -259,6 +268,13 @@ mod tests {
         assert_eq!(code(vec![bad(), conflict()], None), (1, false));
         assert_eq!(code(vec![good()], Some(Why::Signal(15))), (143, false));
         assert_eq!(code(vec![good()], Some(Why::TimedOut)), (1, false));
+        for (refused, told) in [(1, 1), (2, 1), (3, 1), (5, 5)] {
+            let mut broken = report(vec![good(), bad()]);
+            broken.error = Some("refused".to_owned());
+            broken.code = refused;
+            broken.conclude(None);
+            assert_eq!((broken.code, broken.succeeded), (told, false));
+        }
     }
 
     #[test]

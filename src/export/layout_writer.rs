@@ -18,6 +18,7 @@ use super::layout::{
     BLOBS, Hashing, INDEX, LAYOUT, canonical, describe, hex, new_index, open_file, read_blob,
     read_index, ref_name,
 };
+use super::target::settle;
 use super::wanting::{Wanted, Wanting};
 use crate::error::{Context, Error, Result};
 use crate::sys::at;
@@ -89,6 +90,21 @@ fn index_of(root: &Path) -> Result<ImageIndex> {
     } else {
         let what = "it is neither empty nor an OCI image layout; nothing was written";
         Err(Error::new(Errno::ENOTEMPTY, what))
+    }
+}
+
+/// Sees that an export could write a layout there, as far as that can be told now.
+///
+/// # Errors
+/// `ENOTEMPTY` for a directory of something else, `ENOTDIR` for what is none, or lies below such,
+/// `EINVAL` for a path that could become anything, or what reading an index fails with.
+pub fn check_layout(root: &Path) -> Result<()> {
+    let root = settle(root)?;
+    let there = root.ancestors().find(|above| above.exists());
+    match there {
+        Some(there) if there == root => index_of(&root).map(drop),
+        Some(there) if !there.is_dir() => Err(Errno::ENOTDIR.into()),
+        _ => Ok(()),
     }
 }
 

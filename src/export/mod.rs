@@ -33,6 +33,7 @@ use serde::Serialize;
 
 pub use apply::{ApplyReport, apply, apply_all};
 pub use in_place::{InPlace, Unfinished, finish, unfinished};
+pub use layout_writer::check_layout;
 pub use reader::{Destination, Imported, import};
 pub use wanting::Wanted;
 pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};

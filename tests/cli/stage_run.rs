@@ -125,6 +125,13 @@ fn steps_follow_each_other_and_the_directory_is_as_before_or_as_the_stage_made_i
         is "$(ls "$W")" file
         code 0 "$H" stage run "$F" --export "$T/layout" >/dev/null
         [ -e "$T/layout/index.json" ]
+        # What cannot become a layout is refused before anything is run.
+        for to in "$T" "$F" "$F/x" "$W/x"; do
+            code 2 "$H" stage run "$F" --export "$to" >"$T/out" 2>"$T/err"
+            grep -q -e "--export $to: " "$T/err"
+            is "$(cat "$T/out")" ""
+            [ ! -e "$HARNESS_FS_STATE_DIR" ]
+        done
         code 0 "$H" stage run "$F" --apply "$W" >/dev/null
         is "$(cat "$W/b")" "$(printf '1\nbase')"
         [ ! -e "$W/file" ]
@@ -585,6 +592,45 @@ fn a_signal_ends_the_stage_and_nothing_of_what_runs_is_merged() {
         kill -TERM "$pid"
         got=0; wait "$pid" || got=$?
         [ "$got" = 143 ] || [ "$got" = 130 ]
+        "#,
+    );
+}
+
+/// What a stage has made in hours is not lost because it could not be written.
+#[test]
+fn what_could_not_be_exported_stays_and_is_told() {
+    let steps = step(
+        "a",
+        "echo 1 >a; mkdir \"$T/layout\"; echo mine >\"$T/layout/file\"",
+    );
+    let ran = with_file(
+        &steps,
+        r#"
+        export T
+        code 1 "$H" stage run "$F" --export "$T/layout" >"$T/out"
+        grep -q '^a  *succeeded' "$T/out"
+        is "$(ls "$W" | tr '\n' ' ')" "a file "
+        "$H" unmount >/dev/null
+        "#,
+    );
+    assert!(ran.err.contains("stays mounted with what"), "{}", ran.err);
+}
+
+#[test]
+fn paths_that_cannot_be_mapped_are_mistakes_with_their_lines() {
+    let file = "workspace:\n  path: WORKSPACE\nsharedPaths:\n  - /proc/x\n  - WORKSPACE/in\n  - /root/.good\n  \
+                - /root/.good/in\nexecution:\n  steps:\n"
+        .to_owned()
+        + &step("a", "true");
+    with_whole_file(
+        &file,
+        r#"
+        for check in --check --; do
+            code 2 "$H" stage run $check "$F" >"$T/out" 2>"$T/err"
+            is "$(cat "$T/out")" ""
+            is "$(sed -n 's/^.*stage.yaml:\([0-9]*:[0-9]*\): .*/\1/p' "$T/err" | tr '\n' ' ')" "4:5 5:5 7:5 "
+            grep -q 'stage.yaml has 3 mistakes; nothing was run' "$T/err"
+        done
         "#,
     );
 }

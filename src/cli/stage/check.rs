@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::cli::output::{Trouble, print, print_json};
 use crate::drive;
-use crate::stagefile::{self, Given, Stage};
+use crate::stage::{Failure, mapped};
+use crate::stagefile::{self, Given, Problem, Stage};
 use crate::tree::shown::shown;
 
 /// Longer ones are no stage files.
@@ -46,19 +47,45 @@ pub fn read(
         variables: variables.to_vec(),
         env: env.collect(),
     };
-    stagefile::read(&text, &given).map_err(|problems| {
-        let file = shown(file);
-        // As compilers do, so that editors find the places.
-        for problem in &problems {
-            let _ = writeln!(std::io::stderr(), "{}", problem.in_file(&file));
+    stagefile::read(&text, &given).map_err(|problems| mistakes(file, &problems))
+}
+
+fn mistakes(file: &Path, problems: &[Problem]) -> Trouble {
+    let file = shown(file);
+    // As compilers do, so that editors find the places.
+    for problem in problems {
+        let _ = writeln!(std::io::stderr(), "{}", problem.in_file(&file));
+    }
+    let mistakes = match problems.len() {
+        1 => "a mistake".to_owned(),
+        more => format!("{more} mistakes"),
+    };
+    Trouble::new(2, format!("{file} has {mistakes}; nothing was run"))
+}
+
+/// Sees that the paths of the file can be mapped, beside each other and the state directory.
+///
+/// # Errors
+/// Those that cannot, a line each.
+pub fn paths(stage: &Stage, file: &Path, state_dir: &Path) -> Result<(), Trouble> {
+    let workspace = &stage.workspace.path;
+    mapped::resolve(workspace, &[], state_dir)?;
+    let (mut good, mut problems) = (Vec::new(), Vec::new());
+    for shared in &stage.shared_paths {
+        good.push(shared.path.clone());
+        match mapped::resolve(workspace, &good, state_dir) {
+            Ok(_) => {}
+            Err(Failure::Usage(what)) => {
+                good.pop();
+                problems.push(Problem::new(shared.place, what));
+            }
+            Err(failure) => return Err(failure.into()),
         }
-        let mistakes = match problems.len() {
-            1 => "a mistake".to_owned(),
-            more => format!("{more} mistakes"),
-        };
-        let text = format!("{file} has {mistakes}; nothing was run");
-        Trouble::new(2, text)
-    })
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(mistakes(file, &problems)),
+    }
 }
 
 /// Says what would run.

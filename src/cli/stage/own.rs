@@ -10,6 +10,7 @@ use crate::cli::place::{Place, absolute};
 use crate::control::{ExportRequest, Reply, Request, WhereStage, find};
 use crate::daemon::Ready;
 use crate::error::Context;
+use crate::export::{check_layout, target};
 use crate::merge::SharingMode;
 use crate::stage::PolicyRule;
 use crate::stagefile::Stage;
@@ -108,9 +109,38 @@ impl Mounted {
             self.apply = Some(real);
         }
         if let Some(dir) = &wanted.export {
-            self.afterwards.export = Some(absolute(dir)?);
+            let to = absolute(dir)?;
+            check_export(&to)?;
+            let (_, status) = expect_report(self.place.status()?, false)?;
+            let real = target::settle(&to)?;
+            if let Some(path) = list(&status["mapped"])
+                .into_iter()
+                .find(|path| real.starts_with(path))
+            {
+                return Err(Trouble::new(
+                    2,
+                    format!(
+                        "--export {}: it lies inside the mapped path {}: choose a directory outside of the stage",
+                        shown(&to),
+                        shown(&path)
+                    ),
+                ));
+            }
+            self.afterwards.export = Some(to);
         }
         Ok(())
+    }
+
+    /// Says that the stage is there, and with it what its steps have made, though that could
+    /// not be written.
+    pub fn tell_what_stays(&self) {
+        if self.own && self.stays && matches!(find(&self.place.state_dir), WhereStage::Socket) {
+            note(&format!(
+                "the stage '{}' stays mounted with what its steps made: `harness-fs unmount --apply DIR` or \
+                 `harness-fs snapshot create` and `export` write it elsewhere, `harness-fs unmount` discards it",
+                self.place.label
+            ));
+        }
     }
 
     /// Into a mapped path only the end of a stage can write.
@@ -202,6 +232,11 @@ impl Mounted {
             other => Err(unexpected(other, false)),
         }
     }
+}
+
+/// Sees that an export can go there, before it has taken hours to make what is exported.
+fn check_export(to: &Path) -> Result<(), Trouble> {
+    check_layout(to).map_err(|error| Trouble::new(2, format!("--export {}: {error}", shown(to))))
 }
 
 fn mount(stage: &Stage, place: &Place) -> Result<(), Trouble> {

@@ -10,6 +10,7 @@ use super::own::{Afterwards, Mounted};
 use crate::cli::output::{Trouble, note, print, print_json};
 use crate::cli::place::Place;
 use crate::cli::policy;
+use crate::control::{WhereStage, find};
 use crate::drive::{self, Halt, Report, Setting, Stream};
 use crate::error::Error;
 use crate::stagefile;
@@ -92,6 +93,10 @@ pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
         stage.workspace.path = crate::cli::place::absolute(workspace)?;
     }
     stage.notices.iter().for_each(|notice| note(&notice.text));
+    // One that is mounted has its paths, which are compared.
+    if arguments.check || !matches!(find(&place.state_dir), WhereStage::Socket) {
+        check::paths(&stage, &arguments.file, &place.state_dir)?;
+    }
     if arguments.check {
         return check::tell(&stage, arguments.json);
     }
@@ -132,6 +137,9 @@ pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
     }
     let succeeded = report.as_ref().is_some_and(|report| report.succeeded);
     let finished = mounted.finish(&stage, succeeded);
+    if finished.is_err() && succeeded {
+        mounted.tell_what_stays();
+    }
     if let Some(report) = report {
         tell(&report, &mounted, arguments.json)?;
         finished?;

@@ -136,13 +136,14 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Holds them back from here on.
+    /// Holds them back from here on, but for those that this process was started to ignore,
+    /// as its command was.
     ///
     /// # Errors
     /// As signalfd(2).
     pub fn hold() -> Result<Signals> {
-        let mut signals = SigSet::empty();
-        PASSED_ON.into_iter().for_each(|signal| signals.add(signal));
+        let mut signals = process::heeded(&PASSED_ON);
+        signals.add(Signal::SIGTERM);
         let before = signals.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let held = SignalFd::with_flags(&signals, flags).context(|| "signalfd")?;

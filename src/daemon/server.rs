@@ -19,7 +19,7 @@ use crate::error::{Context, Result};
 use crate::export;
 use crate::stage::Failure;
 use crate::sys::made::Made;
-use crate::sys::memory;
+use crate::sys::{memory, process};
 
 /// How long the processes of steps may take to end after SIGTERM; the whole
 /// end has ten seconds.
@@ -40,10 +40,8 @@ pub fn serve(config: &Config) -> u8 {
     limits::lift();
     // Each thread of a view has a buffer for what the kernel may send at most.
     memory::give_back_large();
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
-        signals.add(signal);
-    }
+    let mut signals = process::heeded(&[Signal::SIGINT, Signal::SIGHUP]);
+    signals.add(Signal::SIGTERM);
     // Before there are threads, so that all inherit it.
     let blocked = signals.thread_block();
     let out = std::io::stdout().as_fd().try_clone_to_owned();

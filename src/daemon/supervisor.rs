@@ -23,6 +23,7 @@ use super::{
 use crate::control::STAGE_FILE;
 use crate::error::{Context, Error, Result};
 use crate::stage::slots;
+use crate::sys::process;
 
 /// From a request to end until the server is killed; all is over in 10 seconds.
 const PATIENCE: Duration = Duration::from_secs(9);
@@ -139,15 +140,9 @@ fn tidy(config: &Config) -> Result<()> {
 }
 
 fn run(config: &Config, ready: &File) -> Result<End> {
-    let mut signals = SigSet::empty();
-    for signal in [
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGCHLD,
-    ] {
-        signals.add(signal);
-    }
+    let mut signals = process::heeded(&[Signal::SIGINT, Signal::SIGHUP]);
+    signals.add(Signal::SIGTERM);
+    signals.add(Signal::SIGCHLD);
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let server = start(config, ready)?;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::libc;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Result;
-use crate::sys::process::Process;
+use crate::sys::process::{self, Process};
 
 /// Why a stage ends before its last step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,20 +160,14 @@ impl Halt {
     }
 
     /// Takes signals to this process from here on, in all threads that are started later. The
-    /// signal is passed on.
+    /// signal is passed on. `SIGTERM` ends the stage always, those of a terminal unless this
+    /// process was started to ignore them.
     ///
     /// # Errors
     /// As pthread_sigmask(3) and signalfd(2).
     pub fn on_signals(self: &Arc<Halt>) -> Result<()> {
-        let mut signals = SigSet::empty();
-        for signal in [
-            Signal::SIGINT,
-            Signal::SIGTERM,
-            Signal::SIGHUP,
-            Signal::SIGQUIT,
-        ] {
-            signals.add(signal);
-        }
+        let mut signals = process::heeded(&[Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]);
+        signals.add(Signal::SIGTERM);
         signals.thread_block()?;
         let held = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC)?;
         let this = self.clone();

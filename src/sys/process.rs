@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::sys::signal::{SigHandler, Signal, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 
 use crate::error::Result;
 
@@ -146,6 +146,22 @@ pub fn hand_over(command: &mut Command, fd: RawFd) {
     };
     // SAFETY: it makes one system call, which is safe after fork(2) (signal-safety(7)).
     unsafe { command.pre_exec(keep) };
+}
+
+/// These signals, to be blocked and read (signalfd(2)), without those that this process was
+/// started to ignore: `nohup` has it so of `SIGHUP`, and a shell of `SIGINT` and `SIGQUIT` for what
+/// a script runs in the background. The kernel queues a blocked signal even where it is ignored.
+pub fn heeded(signals: &[Signal]) -> SigSet {
+    let signals = signals.iter().copied();
+    signals.filter(|signal| !is_ignored(*signal)).collect()
+}
+
+fn is_ignored(signal: Signal) -> bool {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::uninit();
+    // SAFETY: without a new action it only writes the present one (sigaction(2)).
+    let asked = unsafe { libc::sigaction(signal as i32, std::ptr::null(), now.as_mut_ptr()) };
+    // SAFETY: it was written where the call succeeded.
+    asked == 0 && unsafe { now.assume_init() }.sa_sigaction == libc::SIG_IGN
 }
 
 /// Whether [`hear_children`] has found that nobody wanted to hear of them.

@@ -616,6 +616,41 @@ fn what_could_not_be_exported_stays_and_is_told() {
     assert!(ran.err.contains("stays mounted with what"), "{}", ran.err);
 }
 
+/// As with nohup(1): the kernel queues a signal that is blocked, also where it is ignored.
+#[test]
+fn a_signal_that_is_ignored_from_the_start_ends_nothing() {
+    let steps = step(
+        "long",
+        "echo 1 >\"$T/ready\"; until [ -e \"$T/go\" ]; do sleep 0.05; done; echo 1 >long",
+    );
+    with_file(
+        &steps,
+        r#"
+        export T
+        (trap '' HUP; exec "$H" stage run "$F" --keep) >"$T/out" 2>"$T/err" & pid=$!
+        until_so [ -e "$T/ready" ]
+        kill -HUP "$pid"
+        kill -HUP "$("$H" status --json | sed -n 's/^    "pid": \([0-9]*\),/\1/p')"
+        >"$T/go"
+        code 0 wait "$pid"
+        is "$(ls "$W" | tr '\n' ' ')" "file long "
+        rm "$T/ready" "$T/go"
+        # In a step, too, whose command has other ideas.
+        (trap '' HUP; exec "$H" step run own -- python3 -c 'import os, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+open(os.environ["T"] + "/ready", "w")
+while not os.path.exists(os.environ["T"] + "/go"): time.sleep(0.05)
+open("own", "w")') 2>"$T/err" & pid=$!
+        until_so [ -e "$T/ready" ]
+        kill -HUP "$pid"
+        >"$T/go"
+        code 0 wait "$pid"
+        is "$(ls "$W" | tr '\n' ' ')" "file long own "
+        "$H" unmount >/dev/null
+        "#,
+    );
+}
+
 #[test]
 fn paths_that_cannot_be_mapped_are_mistakes_with_their_lines() {
     let file = "workspace:\n  path: WORKSPACE\nsharedPaths:\n  - /proc/x\n  - WORKSPACE/in\n  - /root/.good\n  \

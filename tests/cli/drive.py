@@ -56,7 +56,7 @@ assert stage.daemon["pid"] == status["pid"], stage.daemon
 begun = stage.ask("step_begin", step="build")["data"]
 assert begun["name"] == "build" and begun["state_dir"] == state, begun
 shell("build", 'echo 1 >made; echo "$PWD $HARNESS_FS_STEP $HARNESS_WORKSPACE" >where')
-shell("build", f'rm file; [ "$(cat made)" = 1 ]; [ -z "$(ls -A {state})" ]; grep fuse.harness-fs /proc/self/mountinfo >mounts')
+shell("build", f'rm file; [ "$(cat made)" = 1 ]; [ -z "$(ls -A {state})" ]; grep harness-fs:{state} /proc/self/mountinfo >mounts')
 assert (content("made"), content("file")) == (None, "base\n"), "the stage sees the step"
 assert steps() == {"build": "open"}, steps()
 merged = stage.ask("step_merge", steps=["build"])

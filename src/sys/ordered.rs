@@ -51,6 +51,13 @@ mod held {
 
     use super::Rank;
 
+    /// The rank of a lock.
+    pub(super) type Kept = Rank;
+
+    pub(super) const fn keep(rank: Rank) -> Kept {
+        rank
+    }
+
     thread_local! {
         static HELD: RefCell<Vec<Rank>> = const { RefCell::new(Vec::new()) };
     }
@@ -84,20 +91,24 @@ mod held {
 mod held {
     use super::Rank;
 
-    pub(super) fn check(_: Rank) {}
-    pub(super) fn enter(_: Rank) {}
-    pub(super) fn leave(_: Rank) {}
+    /// Nobody asks for it, so it takes no room: there are millions of locks.
+    pub(super) type Kept = ();
+
+    pub(super) const fn keep(_: Rank) -> Kept {}
+    pub(super) fn check((): Kept) {}
+    pub(super) fn enter((): Kept) {}
+    pub(super) fn leave((): Kept) {}
 }
 
 /// A guard of one of the locks. Not `Send`, as those of `parking_lot` are not, so it ends on the
 /// thread that began it.
 pub struct Held<G> {
-    rank: Rank,
+    rank: held::Kept,
     guard: G,
 }
 
 impl<G> Held<G> {
-    fn new(rank: Rank, lock: impl FnOnce() -> G) -> Held<G> {
+    fn new(rank: held::Kept, lock: impl FnOnce() -> G) -> Held<G> {
         held::check(rank);
         let guard = lock();
         held::enter(rank);
@@ -127,7 +138,7 @@ impl<G: DerefMut> DerefMut for Held<G> {
 
 /// A [`parking_lot::Mutex`] with a rank.
 pub struct Mutex<T> {
-    rank: Rank,
+    rank: held::Kept,
     inner: parking_lot::Mutex<T>,
 }
 
@@ -136,8 +147,9 @@ pub type MutexGuard<'a, T> = Held<parking_lot::MutexGuard<'a, T>>;
 
 impl<T> Mutex<T> {
     /// A lock of this rank.
-    pub fn new(rank: Rank, value: T) -> Mutex<T> {
+    pub const fn new(rank: Rank, value: T) -> Mutex<T> {
         let inner = parking_lot::Mutex::new(value);
+        let rank = held::keep(rank);
         Mutex { rank, inner }
     }
 
@@ -160,7 +172,7 @@ impl<T: fmt::Debug> fmt::Debug for Mutex<T> {
 
 /// A [`parking_lot::RwLock`] with a rank.
 pub struct RwLock<T> {
-    rank: Rank,
+    rank: held::Kept,
     inner: parking_lot::RwLock<T>,
 }
 
@@ -171,8 +183,9 @@ pub type WriteGuard<'a, T> = Held<parking_lot::RwLockWriteGuard<'a, T>>;
 
 impl<T> RwLock<T> {
     /// A lock of this rank.
-    pub fn new(rank: Rank, value: T) -> RwLock<T> {
+    pub const fn new(rank: Rank, value: T) -> RwLock<T> {
         let inner = parking_lot::RwLock::new(value);
+        let rank = held::keep(rank);
         RwLock { rank, inner }
     }
 

@@ -148,7 +148,14 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, request: &Request, ino: INodeNo, count: u64) {
-        self.here(request, Op::Forget, |inner| inner.view.forget(ino.0, count));
+        let mut many = false;
+        self.here(request, Op::Forget, |inner| {
+            many = inner.view.forget(ino.0, count);
+        });
+        if many {
+            let inner = self.inner.clone();
+            self.give(move || inner.view.give_back());
+        }
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {

@@ -43,6 +43,11 @@ impl Stack {
         &self.layers[index]
     }
 
+    /// True for the same stack, not just for one of the same layers.
+    pub fn is(&self, other: &Stack) -> bool {
+        Arc::ptr_eq(&self.layers, &other.layers)
+    }
+
     /// How many of the lowest layers this stack has in common with another.
     pub fn common_depth(&self, other: &Stack) -> usize {
         let pairs = self.layers.iter().zip(other.layers());

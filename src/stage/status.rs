@@ -62,6 +62,8 @@ pub struct ViewInfo {
     pub transport: Option<String>,
     /// Requests served, by opcode.
     pub requests: BTreeMap<String, u64>,
+    /// How many inodes the kernel remembers of it.
+    pub inodes: usize,
     /// For how long the oldest request in flight has waited, in milliseconds.
     pub oldest_request_ms: Option<u64>,
 }
@@ -167,6 +169,7 @@ impl Stage {
                 mount: view.mount.clone(),
                 transport: session.map(|session| session.transport()),
                 requests: served,
+                inodes: view.view.inodes(),
                 oldest_request_ms: oldest.map(milliseconds),
             });
         }

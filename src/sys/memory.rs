@@ -22,3 +22,15 @@ pub fn give_back_large() {
         }
     }
 }
+
+/// Gives back what was freed and lies between what is in use.
+///
+/// glibc gives back by itself only what lies at the end of an arena (malloc_trim(3)); this takes
+/// the longer, the more has been freed since it was done last. Others free by the page.
+pub fn give_back_free() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the argument is a plain number, and malloc is sound with any.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}

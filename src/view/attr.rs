@@ -169,6 +169,17 @@ impl View {
     }
 
     pub(super) fn attributes(&self, state: &Layers, node: &Arc<Node>) -> Result<Attr> {
+        self.attributes_from(state, node, None)
+    }
+
+    /// [`View::attributes`] where it is known already what the stack has, if the
+    /// inode is untouched.
+    pub(super) fn attributes_from(
+        &self,
+        state: &Layers,
+        node: &Arc<Node>,
+        below: Option<Attr>,
+    ) -> Result<Attr> {
         let (here, unlinked) = {
             let inner = node.inner.read();
             (inner.here.clone(), inner.unlinked)
@@ -193,8 +204,11 @@ impl View {
                 }
                 attr
             }
-            Here::Below { found, .. } => {
-                let mut attr = found.attr;
+            Here::Below(lower) => {
+                let mut attr = match below {
+                    Some(attr) => attr,
+                    None => lower.found(node.ino)?.attr,
+                };
                 if let Some(links) = state.open.link_state(node.ino) {
                     attr.nlink = links.nlink;
                 }
@@ -316,7 +330,7 @@ impl View {
             at::chmod(open, path, at::stat(open, path)?.attr.perm)?;
         }
         if node.is_dir() {
-            node.inner.write().inherit = None;
+            node.inner.write().set_inherit(None);
         }
         Ok(())
     }
@@ -334,9 +348,9 @@ impl View {
         self.refresh(&state, &node)?;
         let here = node.inner.read().here.clone();
         match here {
-            Here::Below { stack, found } => {
+            Here::Below(lower) => {
                 self.saw_content(&node);
-                stack.readlink(&found)
+                lower.readlink()
             }
             _ => node.in_place(|| {
                 let path = node.upper_path().ok_or(node.gone())?;

@@ -8,15 +8,15 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::lookup::Resolved;
-use super::node::{Content, DirHere, Here, Inherit, Inner, Node, OpenFile, UpperAt};
-use super::refresh::last_attributes;
+use super::lower::DirHere;
+use super::node::{Content, Here, Inherit, Inner, Node, OpenFile, UpperAt};
 use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::copy_up::{self, Extent, Prepared, Spot};
 use crate::layer::{Backing, BlockMap, OpenLayer, Partial, Stack, TREE};
 use crate::sys::{at, xattr};
 use crate::tree::union::{Found, Part};
-use crate::tree::{Ino, Kind, marker};
+use crate::tree::{Attr, Ino, Kind, marker};
 
 /// Files larger than this are copied by a worker, not by the thread that reads
 /// requests, in bytes.
@@ -25,9 +25,9 @@ const SLOW: u64 = 128 << 10;
 /// What is left to do for a file, found under the lock, done without it.
 enum Work {
     Nothing,
-    Copy(Stack, Arc<Found>),
+    Copy(Stack, Found),
     /// Give a copy of the metadata its content, which lies here, so many bytes.
-    Complete(Stack, Part, u64),
+    Complete(Stack, Arc<Part>, u64),
 }
 
 impl View {
@@ -52,32 +52,33 @@ impl View {
                 return false;
             }
         }
-        let much = {
+        let (here, named) = {
             let inner = node.inner.read();
-            match &inner.here {
-                Here::Below { found, .. } => {
-                    // Only a copy under the one name there is can point at where
-                    // the content lies.
-                    let points = found.attr.nlink <= 1 && inner.place.is_some();
-                    let content = match extent {
-                        Extent::Whole | Extent::Partial(_) => true,
-                        Extent::Metadata => !points,
-                        Extent::Empty => false,
-                    };
-                    content && found.attr.size > SLOW
-                }
-                Here::Upper { content, .. } => {
-                    matches!(content, Content::Below { .. }) && extent == Extent::Whole
-                }
-                _ => false,
+            (inner.here.clone(), inner.place.is_some())
+        };
+        let much = match here {
+            Here::Below(lower) => lower.found(node.ino).is_ok_and(|found| {
+                // Only a copy under the one name there is can point at where
+                // the content lies.
+                let points = found.attr.nlink <= 1 && named;
+                let content = match extent {
+                    Extent::Whole | Extent::Partial(_) => true,
+                    Extent::Metadata => !points,
+                    Extent::Empty => false,
+                };
+                content && found.attr.size > SLOW
+            }),
+            Here::Upper { content, .. } => {
+                matches!(content, Content::Below { .. }) && extent == Extent::Whole
             }
+            _ => false,
         };
         // Somebody may be at it already, whom the request would have to wait for.
         much || node.copying.is_locked()
     }
 
     /// Brings a directory and all above it into the open layer.
-    pub(super) fn ensure_upper(&self, state: &Layers, node: &Arc<Node>) -> Result<DirHere> {
+    pub(super) fn ensure_upper(&self, state: &Layers, node: &Arc<Node>) -> Result<Arc<DirHere>> {
         let dir = self.directory(state, node)?;
         if dir.upper {
             return Ok(dir);
@@ -91,7 +92,7 @@ impl View {
         }
         let path = node.path();
         let found = Found {
-            attr: crate::tree::Attr {
+            attr: Attr {
                 ino: node.ino,
                 ..dir.attr.ok_or(Errno::ENOENT)?
             },
@@ -100,7 +101,7 @@ impl View {
         };
         let to = Path::new(TREE).join(path);
         let dir = match copy_up::directory(&state.open, &state.stack, &found, &to) {
-            Ok(()) => DirHere { upper: true, ..dir },
+            Ok(()) => Arc::new(dir.in_upper()),
             Err(error) if error.errno() == Errno::EEXIST => {
                 self.upper_again(state, node)?.ok_or(error)?
             }
@@ -111,7 +112,7 @@ impl View {
     }
 
     /// A directory that is in the open layer already, whatever its node says.
-    fn upper_again(&self, state: &Layers, node: &Arc<Node>) -> Result<Option<DirHere>> {
+    fn upper_again(&self, state: &Layers, node: &Arc<Node>) -> Result<Option<Arc<DirHere>>> {
         let place = node.place().ok_or(Errno::ENOENT)?;
         let resolved = self.resolve(state, &place.parent, &place.name)?;
         Ok(resolved.and_then(|resolved| match resolved.here {
@@ -245,7 +246,7 @@ impl View {
         if let Here::Upper { content, .. } = &mut inner.here {
             *content = Content::Whole;
         }
-        inner.file = None;
+        inner.set_file(None);
         Ok(true)
     }
 
@@ -273,7 +274,10 @@ impl View {
     fn work(&self, state: &Layers, node: &Node, extent: Extent) -> Result<Work> {
         let here = node.inner.read().here.clone();
         match here {
-            Here::Below { stack, found } => Ok(Work::Copy(stack, found)),
+            Here::Below(lower) => {
+                let found = lower.found(node.ino)?;
+                Ok(Work::Copy(lower.stack().clone(), found))
+            }
             Here::Upper {
                 content: Content::Below { stack, part },
                 ..
@@ -301,7 +305,7 @@ impl View {
         let content = if extent == Extent::Metadata && node.kind == Kind::File {
             Content::Below {
                 stack: state.stack.clone(),
-                part: state.stack.content(found)?,
+                part: Arc::new(state.stack.content(found)?),
             }
         } else {
             Content::Whole
@@ -319,7 +323,7 @@ impl View {
         if let Some(place) = &place {
             self.ensure_upper(state, &place.parent)?;
         }
-        let _names = place.as_ref().map(|place| place.parent.names.write());
+        let _names = place.as_ref().map(|place| place.parent.names().write());
         let as_before = |inner: &Inner| {
             let there = match (&place, &inner.place) {
                 (Some(then), Some(now)) => now.is(&then.parent, &then.name),
@@ -353,13 +357,16 @@ impl View {
         let mut inner = node.inner.write();
         if as_before(&inner) && !(unlinked && inner.opens == 0) {
             inner.here = Here::Upper { at, content };
-            inner.file = None;
+            inner.set_file(None);
             return Ok(true);
         }
         // Its last name, or its last handle, went away just now. (Not so at a
         // name: those are locked.)
         if unlinked && inner.opens == 0 {
-            inner.here = Here::Gone(Box::new(last_attributes(node, &inner.here)));
+            inner.here = Here::Gone(Box::new(Attr {
+                nlink: 0,
+                ..found.attr
+            }));
         }
         drop(inner);
         state.open.forget_map(node.ino);
@@ -418,7 +425,7 @@ impl View {
                     return Err(Errno::ESTALE.into());
                 }
                 Here::Detached { content, .. } => return Ok(content.clone()),
-                Here::Below { stack, found } => (stack.backing(found)?, false),
+                Here::Below(lower) => (lower.backing(node.ino)?, false),
                 Here::Upper {
                     content: Content::Below { stack, part },
                     ..
@@ -437,10 +444,10 @@ impl View {
                     // Copied up while it was opened: not what is to be kept.
                     continue;
                 }
-                inner.file = Some(OpenFile {
+                inner.set_file(Some(OpenFile {
                     content: content.clone(),
                     writable,
-                });
+                }));
             }
             return Ok(content);
         }
@@ -465,7 +472,7 @@ impl View {
 
     /// What a directory hands down to new entries (inode(7), acl(5)).
     pub(super) fn inheritance(&self, state: &Layers, dir: &Arc<Node>) -> Result<Inherit> {
-        if let Some(inherit) = dir.inner.read().inherit {
+        if let Some(inherit) = dir.inner.read().inherit() {
             return Ok(inherit);
         }
         let path = dir.upper_path().ok_or(Errno::ENOENT)?;
@@ -475,7 +482,7 @@ impl View {
             gid: (attr.perm & 0o2000 != 0).then_some(attr.gid),
             acl: acl.is_some(),
         };
-        dir.inner.write().inherit = Some(inherit);
+        dir.inner.write().set_inherit(Some(inherit));
         Ok(inherit)
     }
 }

@@ -9,7 +9,8 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
 use super::lookup::{Resolved, check_new_name};
-use super::node::{Content, DirHere, Here, Inherit, Node, OpenFile, UpperAt};
+use super::lower::DirHere;
+use super::node::{Content, Here, Inherit, Node, OpenFile, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::copy_up::make_node_as;
@@ -130,7 +131,7 @@ impl View {
         let node = self.adopt(state, parent, name, Resolved { attr, here });
         node.count_lookup();
         self.made_name(parent, name);
-        if let Some(listing) = &mut parent.inner.write().listing {
+        if let Some(listing) = parent.inner.write().listing_mut() {
             listing.insert(Listed {
                 name: name.to_os_string(),
                 kind: attr.kind,
@@ -165,7 +166,7 @@ impl View {
         let state = self.layers()?;
         let parent = self.node(parent)?;
         let dir = self.ensure_upper(&state, &parent)?;
-        let _names = parent.names.write();
+        let _names = parent.names().write();
         let slot = self.free_slot(&state, &parent, &dir, name)?;
         let inherit = self.inheritance(&state, &parent)?;
         let perm = Self::permissions(mode, caller, &inherit);
@@ -190,11 +191,10 @@ impl View {
         {
             let mut inner = node.inner.write();
             inner.opens += 1;
-            inner.writers += u32::from(writable);
-            inner.file = Some(OpenFile {
+            inner.set_file(Some(OpenFile {
                 content: Arc::new(Backing::Whole(file)),
                 writable: true,
-            });
+            }));
         }
         Ok((attr, self.new_handle(node, writable)))
     }
@@ -207,7 +207,7 @@ impl View {
         let state = self.layers()?;
         let parent = self.node(parent)?;
         let dir = self.ensure_upper(&state, &parent)?;
-        let _names = parent.names.write();
+        let _names = parent.names().write();
         let slot = self.free_slot(&state, &parent, &dir, name)?;
         let inherit = self.inheritance(&state, &parent)?;
         let perm = Self::permissions(mode, caller, &inherit) & 0o1777;
@@ -226,12 +226,7 @@ impl View {
             Ok(at::stat(open, path)?.attr)
         })?;
         attr.ino = ino;
-        let here = Here::Dir(DirHere {
-            below: Arc::from([]),
-            origin: Arc::from(Path::new("")),
-            attr: None,
-            upper: true,
-        });
+        let here = Here::Dir(Arc::new(DirHere::only_upper()));
         self.enter(&state, &parent, name, attr, here);
         Ok(attr)
     }
@@ -295,7 +290,7 @@ impl View {
         let state = self.layers()?;
         let parent = self.node(parent)?;
         let dir = self.ensure_upper(&state, &parent)?;
-        let _names = parent.names.write();
+        let _names = parent.names().write();
         let slot = self.free_slot(&state, &parent, &dir, name)?;
         let inherit = self.inheritance(&state, &parent)?;
         let ino = self.inos.allocate();

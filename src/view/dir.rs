@@ -61,7 +61,7 @@ impl View {
     pub(super) fn is_empty(&self, state: &Layers, node: &Arc<Node>) -> Result<bool> {
         {
             let inner = node.inner.read();
-            if let Some(listing) = &inner.listing
+            if let Some(listing) = inner.listing()
                 && inner.generation == state.generation
             {
                 return Ok(listing.is_empty());
@@ -90,12 +90,12 @@ impl View {
     ) -> Result<()> {
         let state = self.layers()?;
         let node = self.node(ino)?;
-        let _names = node.names.read();
+        let _names = node.names().read();
         self.directory(&state, &node)?;
         self.saw_names(&node);
         if cookie == 0 {
             // Whoever starts anew wants what is there now.
-            node.inner.write().listing = None;
+            node.inner.write().set_listing(None);
         }
         if cookie < 1 && !emit(dot(OsStr::new("."), node.ino, 1)) {
             return Ok(());
@@ -104,14 +104,14 @@ impl View {
         if cookie < 2 && !emit(dot(OsStr::new(".."), parent, 2)) {
             return Ok(());
         }
-        if node.inner.read().listing.is_none() {
+        if node.inner.read().listing().is_none() {
             let listing = self.listing(&state, &node)?;
-            node.inner.write().listing = Some(listing);
+            node.inner.write().set_listing(Some(listing));
         }
         let mut at = cookie.max(2);
         loop {
             // A batch at a time: `inner` is not held while entries are looked up.
-            let batch: Vec<(u64, Listed)> = match &node.inner.read().listing {
+            let batch: Vec<(u64, Listed)> = match node.inner.read().listing() {
                 Some(listing) => listing
                     .after(at)
                     .take(64)
@@ -121,7 +121,7 @@ impl View {
             };
             let Some((last, _)) = batch.last() else {
                 // Done: a directory that was listed once is not kept in memory.
-                node.inner.write().listing = None;
+                node.inner.write().set_listing(None);
                 return Ok(());
             };
             at = *last;

@@ -8,11 +8,13 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::node::{Here, Node, Place};
+use super::lower::Lower;
+use super::name::Place;
+use super::node::{Here, Node};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::Stack;
-use crate::tree::union::{Entry, Found, LayerSet, Part};
+use crate::tree::union::{Entry, LayerSet};
 use crate::tree::{Ino, Kind};
 
 /// The entries of the layers that a stack has got, by number.
@@ -52,7 +54,7 @@ impl Arrived {
 
     /// Where a place has gone with a directory above it.
     fn moved(&self, place: &Place) -> Vec<PathBuf> {
-        let mut below = PathBuf::from(&place.name);
+        let mut below = PathBuf::from(&*place.name);
         let mut at = Some(place.parent.clone());
         while let Some(dir) = at {
             let moved = self.of(dir.ino);
@@ -60,7 +62,7 @@ impl Arrived {
                 return moved.iter().map(|(_, path)| path.join(&below)).collect();
             }
             let Some(place) = dir.place() else { break };
-            below = Path::new(&place.name).join(below);
+            below = Path::new(&*place.name).join(below);
             at = Some(place.parent);
         }
         Vec::new()
@@ -108,9 +110,9 @@ impl View {
         };
         let mut paths: Vec<PathBuf> = places.iter().flat_map(|at| arrived.moved(at)).collect();
         paths.extend(arrived.of(node.ino).iter().map(|(_, path)| path.clone()));
-        if let Here::Below { found, .. } = &here {
+        if let Here::Below(lower) = &here {
             // Its name in the stage came later than the state that is restored.
-            paths.extend(found.parts.iter().map(|part| part.path.to_path_buf()));
+            paths.push(lower.path());
         }
         for path in paths {
             if self.follow_to(state, node, &path)? {
@@ -118,7 +120,7 @@ impl View {
             }
         }
         match &here {
-            Here::Below { found, .. } => self.follow_below(state, node, found, arrived),
+            Here::Below(lower) => self.follow_below(state, node, lower, arrived),
             Here::Upper { .. } => self.follow_upper(state, node, arrived),
             _ => Ok(()),
         }
@@ -133,7 +135,7 @@ impl View {
         let mut at = self.node(ROOT)?;
         for name in path {
             let next = {
-                let _names = at.names.read();
+                let _names = at.names().read();
                 self.child(state, &at, name)?
             };
             let Some((next, _)) = next else {
@@ -149,10 +151,10 @@ impl View {
         &self,
         state: &Layers,
         node: &Arc<Node>,
-        found: &Found,
+        lower: &Lower,
         arrived: &Arrived,
     ) -> Result<()> {
-        if found.parts[0].layer >= arrived.depth {
+        if lower.layer() >= arrived.depth {
             // Its layer may be removed soon: hold what can be read.
             let content = self.content(state, node, false)?;
             self.lose(state, node);
@@ -163,12 +165,11 @@ impl View {
             return Ok(());
         }
         let unlinked = node.inner.read().unlinked;
-        if !unlinked && found.attr.nlink > 1 {
-            let now = self.found_now(state, found)?;
-            if let Some(found) = now.filter(|found| found.attr.nlink > 0) {
+        if !unlinked && lower.found(node.ino)?.attr.nlink > 1 {
+            let now = self.found_now(state, lower)?;
+            if let Some((lower, _)) = now.filter(|(_, nlink)| *nlink > 0) {
                 // Under names that nobody has seen.
-                let stack = state.stack.clone();
-                self.seat(state, node, Here::Below { stack, found }, Vec::new());
+                self.seat(state, node, Here::Below(lower), Vec::new());
                 return Ok(());
             }
         }
@@ -183,15 +184,9 @@ impl View {
         let Some((layer, path)) = arrived.of(node.ino).last() else {
             return Ok(());
         };
-        if let Some(Entry::Present(attr, marks)) = LayerSet::entry(&state.stack, *layer, path)? {
-            let path = Arc::from(path.as_path());
-            let parts = vec![Part {
-                layer: *layer,
-                path,
-            }];
-            let found = Arc::new(Found { attr, marks, parts });
-            let stack = state.stack.clone();
-            node.inner.write().here = Here::Below { stack, found };
+        if let Some(Entry::Present(_, marks)) = LayerSet::entry(&state.stack, *layer, path)? {
+            let lower = Lower::at(&state.stack, *layer, path, &marks);
+            node.inner.write().here = Here::Below(lower);
         }
         Ok(())
     }

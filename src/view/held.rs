@@ -28,7 +28,7 @@ impl View {
             };
             if let (true, Some(path)) = (named, node.upper_path()) {
                 replace_by_copy(&state.open, &path)?;
-                node.inner.write().file = None;
+                node.inner.write().set_file(None);
                 paths.push((*ino, node.path()));
             }
         }

@@ -101,7 +101,6 @@ impl View {
                 let passthrough = self.may_pass(&state, &node)?;
                 let mut inner = node.inner.write();
                 inner.opens += 1;
-                inner.writers += u32::from(writable);
                 Ok(Some(passthrough))
             })?;
             // The stack was replaced meanwhile: once more.
@@ -176,7 +175,7 @@ impl View {
     /// request needs it. For files that the kernel serves by itself.
     pub fn forget_file(&self, handle: u64) {
         if let Ok(node) = self.handle(handle) {
-            node.inner.write().file = None;
+            node.inner.write().set_file(None);
         }
     }
 
@@ -184,15 +183,14 @@ impl View {
     pub fn release(&self, handle: u64) {
         // First: a swap sees to all whose handles it knows.
         let state = self.state.read();
-        let Some((_, Handle { node, writable })) = self.handles.remove(&handle) else {
+        let Some((_, Handle { node, .. })) = self.handles.remove(&handle) else {
             return;
         };
         let orphan = {
             let mut inner = node.inner.write();
             inner.opens = inner.opens.saturating_sub(1);
-            inner.writers = inner.writers.saturating_sub(u32::from(writable));
             if inner.opens == 0 {
-                inner.file = None;
+                inner.set_file(None);
             }
             inner.opens == 0 && inner.unlinked
         };
@@ -331,7 +329,7 @@ impl View {
         let file = {
             let state = self.layers()?;
             self.refresh(&state, &node)?;
-            if let Here::Below { .. } = node.inner.read().here {
+            if let Here::Below(_) = node.inner.read().here {
                 return Ok(());
             }
             self.kept_content(&state, &node, false)?

@@ -6,7 +6,8 @@ use std::path::Path;
 use nix::errno::Errno;
 
 use super::View;
-use super::node::{Content, Here, Place, UpperAt};
+use super::name::Place;
+use super::node::{Content, Here, UpperAt};
 use crate::error::Result;
 use crate::layer::copy_up::Extent;
 use crate::layer::{LinkState, OpenLayer};
@@ -42,7 +43,7 @@ impl View {
                 return Err(Errno::EXDEV.into());
             }
             let dir = self.ensure_upper(&state, &parent)?;
-            let _names = parent.names.write();
+            let _names = parent.names().write();
             let here = node.inner.read().here.clone();
             let at = match here {
                 Here::Upper {
@@ -99,11 +100,11 @@ impl View {
             }
             let place = Place {
                 parent: parent.clone(),
-                name: name.to_os_string(),
+                name: name.into(),
             };
             node.inner.write().add_place(node.kind, place);
             self.made_name(&parent, name);
-            if let Some(listing) = &mut parent.inner.write().listing {
+            if let Some(listing) = parent.inner.write().listing_mut() {
                 listing.insert(Listed {
                     name: name.to_os_string(),
                     kind: node.kind,

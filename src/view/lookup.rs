@@ -4,15 +4,18 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::Arc;
 
+use dashmap::Entry;
 use nix::errno::Errno;
 
 use super::io::remove_orphan;
-use super::node::{Content, DirHere, Here, Node, Place, UpperAt};
+use super::lower::{DirHere, Lower};
+use super::name::Place;
+use super::node::{Content, Here, Node, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::{Error, Result};
 use crate::tree::marker::Marks;
 use crate::tree::reads::Sight;
-use crate::tree::union::{Entry, Found};
+use crate::tree::union::{self, Found};
 use crate::tree::{Attr, Ino, Kind};
 
 /// `NAME_MAX` (limits.h).
@@ -44,7 +47,7 @@ impl View {
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attr> {
         let state = self.layers()?;
         let parent = self.node(parent)?;
-        let _names = parent.names.read();
+        let _names = parent.names().read();
         let (child, from) = self.child_from(&state, &parent, name)?;
         if from == From::Stack {
             let sight = match child {
@@ -80,8 +83,9 @@ impl View {
             return Ok((None, from));
         };
         self.refresh_known(state, parent, name, resolved.attr.ino)?;
+        let below = matches!(resolved.here, Here::Below(_)).then_some(resolved.attr);
         let node = self.adopt(state, parent, name, resolved);
-        let attr = self.attributes(state, &node)?;
+        let attr = self.attributes_from(state, &node, below)?;
         Ok((Some((node, attr)), from))
     }
 
@@ -119,7 +123,7 @@ impl View {
         let Resolved { attr, here } = resolved;
         let place = Place {
             parent: parent.clone(),
-            name: name.to_os_string(),
+            name: name.into(),
         };
         let ino = if parent.ino == ROOT {
             // A mapped path's root keeps its node for life, or the bind mounts
@@ -128,21 +132,23 @@ impl View {
         } else {
             attr.ino
         };
-        let new = || {
-            let place = Some(place.clone());
-            let node = Node::new(ino, attr.kind, place, state.generation, here.clone());
-            if matches!(
-                here,
-                Here::Upper {
-                    content: Content::Whole,
-                    ..
+        let node = match self.nodes.entry(ino) {
+            Entry::Occupied(known) => known.get().clone(),
+            Entry::Vacant(free) => {
+                let whole = matches!(
+                    here,
+                    Here::Upper {
+                        content: Content::Whole,
+                        ..
+                    }
+                );
+                let node = Node::new(ino, attr.kind, Some(place), state.generation, here);
+                if whole {
+                    node.marks.rewritten();
                 }
-            ) {
-                node.marks.rewritten();
+                return free.insert(Arc::new(node)).clone();
             }
-            Arc::new(node)
         };
-        let node = self.nodes.entry(ino).or_insert_with(new).clone();
         let mut inner = node.inner.write();
         // What was removed has a name again when a merge or a restore brought
         // it back: then it is what the name shows.
@@ -167,7 +173,7 @@ impl View {
         self.nodes.iter().find_map(|node| {
             let inner = node.inner.read();
             let place = inner.place.as_ref()?;
-            (place.parent.ino == ROOT && place.name == name).then(|| node.value().clone())
+            (place.parent.ino == ROOT && *place.name == *name).then(|| node.value().clone())
         })
     }
 
@@ -195,8 +201,8 @@ impl View {
         if dir.upper {
             let path = parent.path().join(name);
             match state.open.entry(&path)? {
-                Some(Entry::Whiteout) => return Ok((None, From::Own)),
-                Some(Entry::Present(attr, marks)) => {
+                Some(union::Entry::Whiteout) => return Ok((None, From::Own)),
+                Some(union::Entry::Present(attr, marks)) => {
                     let here = self.in_upper(state, &dir, &path, name, attr, &marks)?;
                     return Ok((Some(here), From::Own));
                 }
@@ -222,12 +228,13 @@ impl View {
         self.number(&mut found);
         let attr = found.attr;
         let here = if attr.is_dir() {
-            Here::Dir(DirHere {
-                attr: Some(attr),
-                below: found.parts.into(),
-                origin: dir.origin.join(name).into(),
-                upper: false,
-            })
+            let origin = dir.origin.join(name);
+            Here::Dir(Arc::new(DirHere::new(
+                found.parts,
+                &origin,
+                Some(attr),
+                false,
+            )))
         } else if state
             .open
             .link_state(attr.ino)
@@ -240,10 +247,14 @@ impl View {
                 content: Content::Whole,
             }
         } else {
-            Here::Below {
-                stack: state.stack.clone(),
-                found: Arc::new(found),
-            }
+            let ground = dir.ground(&state.stack, found.parts[0].layer);
+            Here::Below(match ground {
+                Some(ground) => Lower::on(ground, name, &found.marks),
+                None => {
+                    let part = &found.parts[0];
+                    Lower::at(&state.stack, part.layer, &part.path, &found.marks)
+                }
+            })
         };
         Ok(Some(Resolved { attr, here }))
     }
@@ -293,22 +304,12 @@ impl View {
             found.map(|found| (found, dir.origin.join(name)))
         };
         let here = match below.filter(|(found, _)| found.attr.is_dir()) {
-            Some((found, origin)) => DirHere {
-                attr: Some(found.attr),
-                below: found.parts.into(),
-                origin: origin.into(),
-                upper: true,
-            },
-            None => DirHere {
-                attr: None,
-                below: Arc::from([]),
-                origin: Arc::from(Path::new("")),
-                upper: true,
-            },
+            Some((found, origin)) => DirHere::new(found.parts, &origin, Some(found.attr), true),
+            None => DirHere::only_upper(),
         };
         Ok(Resolved {
             attr,
-            here: Here::Dir(here),
+            here: Here::Dir(Arc::new(here)),
         })
     }
 
@@ -322,7 +323,7 @@ impl View {
                     Error::new(Errno::EIO, what)
                 };
                 let found = state.stack.find(redirect)?.ok_or_else(gone)?;
-                let part = state.stack.content(&found)?;
+                let part = Arc::new(state.stack.content(&found)?);
                 let stack = state.stack.clone();
                 Ok(Content::Below { stack, part })
             }

@@ -13,6 +13,8 @@ mod held;
 mod io;
 mod link;
 mod lookup;
+mod lower;
+mod name;
 mod node;
 mod privileges;
 mod reads;
@@ -21,15 +23,16 @@ mod remove;
 mod rename;
 mod xattr;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use nix::errno::Errno;
 
 use crate::error::Result;
 use crate::layer::{BLOCK, Inos, OpenLayer, Stack, fill_open};
+use crate::sys::memory;
 use crate::sys::ordered::{Rank, ReadGuard, RwLock};
 use crate::tree::{Ino, Kind};
 
@@ -41,7 +44,8 @@ pub use privileges::Unprivileged;
 pub use rename::RenameMode;
 pub use xattr::{ACCESS_ACL, SetXattr};
 
-use node::{DirHere, Here, Node};
+use lower::DirHere;
+use node::{Here, Node};
 use reads::Notes;
 
 /// The attributes that stand for a name that does not exist: inode 0.
@@ -73,6 +77,12 @@ impl Parts {
         whole: 1 << 20,
         block: BLOCK,
     };
+}
+
+/// Where the root lies, which is in every layer.
+fn root(stack: &Stack) -> Here {
+    let dir = DirHere::new(stack.roots(), Path::new(""), None, true);
+    Here::Dir(Arc::new(dir))
 }
 
 /// What a view looks at now.
@@ -107,7 +117,12 @@ pub struct View {
     /// What was seen of the stack, unless the view is live.
     notes: Option<Notes>,
     closed: AtomicBool,
+    /// How many nodes were dropped since memory was given back.
+    dropped: AtomicUsize,
 }
+
+/// So many nodes are worth giving back what they took.
+const MANY: usize = 1 << 14;
 
 impl View {
     /// A view of `stack` that writes to `open`. A `live` view (the stage's own)
@@ -134,14 +149,9 @@ impl View {
         live: bool,
         parts: Parts,
     ) -> Result<Arc<View>> {
-        let root = DirHere {
-            below: stack.roots().into(),
-            origin: Arc::from(std::path::Path::new("")),
-            attr: None,
-            upper: true,
-        };
+        let root = root(&stack);
         let nodes = DashMap::new();
-        let root = Node::new(ROOT, Kind::Dir, None, 0, Here::Dir(root));
+        let root = Node::new(ROOT, Kind::Dir, None, 0, root);
         root.count_lookup();
         nodes.insert(ROOT, Arc::new(root));
         Ok(Arc::new(View {
@@ -162,6 +172,7 @@ impl View {
             parts,
             notes: (!live).then(Notes::new),
             closed: AtomicBool::new(false),
+            dropped: AtomicUsize::new(0),
         }))
     }
 
@@ -357,33 +368,58 @@ impl View {
         }
     }
 
-    /// The kernel forgets `count` of the answers that named an inode.
-    pub fn forget(&self, ino: Ino, count: u64) {
-        let Ok(node) = self.node(ino) else { return };
-        let before = node.lookups.load(Ordering::Acquire);
-        node.lookups.fetch_sub(count.min(before), Ordering::AcqRel);
+    /// How many inodes the kernel remembers, the root among them.
+    pub fn inodes(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The kernel forgets `count` of the answers that named an inode. True when
+    /// so many were forgotten that it is time for [`View::give_back`].
+    pub fn forget(&self, ino: Ino, count: u64) -> bool {
+        let Ok(node) = self.node(ino) else {
+            return false;
+        };
+        node.forget(count);
         drop(node);
-        self.evict(ino);
+        let dropped = self.evict(ino);
+        if dropped == 0 {
+            return false;
+        }
+        let before = self.dropped.fetch_add(dropped, Ordering::Relaxed);
+        let all = before + dropped;
+        // Looked at now and then, and done when there is as much to be had as a
+        // third of what is kept: so in all it takes a fixed part of the time that
+        // forgetting takes.
+        before / MANY != all / MANY && all >= self.nodes.len() / 3
+    }
+
+    /// Gives back the memory of what the kernel has forgotten. Takes some
+    /// milliseconds.
+    pub fn give_back(&self) {
+        self.dropped.store(0, Ordering::Relaxed);
+        if self.nodes.len() < self.nodes.capacity() / 4 {
+            self.nodes.shrink_to_fit();
+        }
+        memory::give_back_free();
     }
 
     /// Drops a node that neither the kernel, nor a handle, nor a child's place
-    /// needs, and then perhaps its parents.
-    fn evict(&self, ino: Ino) {
+    /// needs, and then perhaps its parents. Returns how many were dropped.
+    fn evict(&self, ino: Ino) -> usize {
+        let mut dropped = 0;
         let mut next = vec![ino];
         while let Some(ino) = next.pop() {
             if ino == ROOT {
                 continue;
             }
             let gone = self.nodes.remove_if(&ino, |_, node| {
-                node.lookups.load(Ordering::Acquire) == 0
-                    && Arc::strong_count(node) == 1
-                    && node.inner.read().opens == 0
+                !node.is_known() && Arc::strong_count(node) == 1 && node.inner.read().opens == 0
             });
             if let Some((_, node)) = gone {
-                let inner = node.inner.read();
-                next.extend(inner.place.iter().map(|place| place.parent.ino));
-                next.extend(inner.other_places.keys().map(|(parent, _)| *parent));
+                next.extend(node.inner.read().parents());
+                dropped += 1;
             }
         }
+        dropped
     }
 }

@@ -1,21 +1,26 @@
 //! The inode table's rows: what an inode is and where it lies now.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 
-use super::reads::Marks;
+use super::lower::{DirHere, Lower};
+use super::name::{Name, Place};
+use super::reads::{DirMarks, Marks};
 use crate::layer::{Backing, OpenLayer, Stack, TREE};
 use crate::sys::ordered::{Mutex, Rank, RwLock};
 use crate::tree::listing::Listing;
-use crate::tree::union::{Found, Part};
+use crate::tree::union::Part;
 use crate::tree::{Attr, Ino, Kind};
 
 /// An inode, independent of its names. The kernel knows it by its number.
+///
+/// There is one for each that the kernel remembers, a million perhaps: what few have, or none for
+/// long, lies elsewhere.
 ///
 /// Locks, in this order: `copying` of a file, the view's state, `names` (of a
 /// parent before its child), `copying` of a directory, `inner`. Nothing else is
@@ -24,15 +29,25 @@ use crate::tree::{Attr, Ino, Kind};
 pub(super) struct Node {
     pub ino: Ino,
     pub kind: Kind,
-    /// How often the kernel was told of it and has not forgotten it (`FORGET`).
-    pub lookups: AtomicU64,
-    /// A directory's names: read to look up, write to change.
-    pub names: RwLock<()>,
+    /// How often the kernel was told of it and has not forgotten it (`FORGET`); with the largest
+    /// number it is never forgotten.
+    lookups: AtomicU32,
     /// Held while this inode is copied up.
     pub copying: Mutex<()>,
     pub marks: Marks,
+    /// What only directories have.
+    own: Option<Box<DirOwn>>,
     pub inner: RwLock<Inner>,
 }
+
+#[derive(Debug)]
+struct DirOwn {
+    names: RwLock<()>,
+    marks: DirMarks,
+}
+
+/// Of what is no directory.
+static NO_NAMES: RwLock<()> = RwLock::new(Rank::Names, ());
 
 /// The changing part of a node.
 #[derive(Debug)]
@@ -40,9 +55,6 @@ pub(super) struct Inner {
     /// The name it was last seen under; its parent. `None` for the root, and
     /// for a file all of whose known names are gone.
     pub place: Option<Place>,
-    /// Further names of a file that were seen, by directory and name: a file may
-    /// have tens of thousands.
-    pub other_places: BTreeMap<(Ino, OsString), Arc<Node>>,
     /// The last name is gone; a file may still be here because it is open.
     pub unlinked: bool,
     /// A merge or a restore took the names, so the kernel may not know yet and
@@ -51,21 +63,23 @@ pub(super) struct Inner {
     /// The generation of the view's stack that `here` was resolved in.
     pub generation: u64,
     pub here: Here,
-    /// Open handles, and how many of them may write.
+    /// Open handles.
     pub opens: u32,
-    pub writers: u32,
-    /// The content, opened once for all handles.
-    pub file: Option<OpenFile>,
-    /// A directory's names in order, while somebody lists it.
-    pub listing: Option<Listing>,
-    /// What new entries of this directory inherit from it.
-    pub inherit: Option<Inherit>,
+    /// What most inodes do not have at the moment; `None` when there is nothing in it.
+    more: Option<Box<More>>,
 }
 
-#[derive(Clone, Debug)]
-pub(super) struct Place {
-    pub parent: Arc<Node>,
-    pub name: OsString,
+#[derive(Debug, Default)]
+struct More {
+    /// Further names of a file that were seen, by directory and name: a file may
+    /// have tens of thousands.
+    other_places: BTreeMap<(Ino, Name), Arc<Node>>,
+    /// The content, opened once for all handles.
+    file: Option<OpenFile>,
+    /// A directory's names in order, while somebody lists it.
+    listing: Option<Listing>,
+    /// What new entries of this directory inherit from it.
+    inherit: Option<Inherit>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,12 +99,9 @@ pub(super) struct Inherit {
 /// Where an inode lies now.
 #[derive(Clone, Debug)]
 pub(super) enum Here {
-    Dir(DirHere),
+    Dir(Arc<DirHere>),
     /// In the stack, untouched.
-    Below {
-        stack: Stack,
-        found: Arc<Found>,
-    },
+    Below(Lower),
     /// In the open layer.
     Upper {
         at: UpperAt,
@@ -104,19 +115,6 @@ pub(super) enum Here {
     },
     /// Removed; the last attributes are all that is left.
     Gone(Box<Attr>),
-}
-
-/// Where a directory lies: parts of the stack, and perhaps the open layer.
-#[derive(Clone, Debug)]
-pub(super) struct DirHere {
-    /// Its parts in the stack, uppermost first; empty where it is opaque.
-    pub below: Arc<[Part]>,
-    /// Its path as the stack shows it.
-    pub origin: Arc<Path>,
-    /// Its attributes in the stack, if it is there.
-    pub attr: Option<Attr>,
-    /// It exists in the open layer.
-    pub upper: bool,
 }
 
 /// Where in the open layer a file lies.
@@ -137,17 +135,7 @@ pub(super) enum Content {
     /// of them ([`OpenLayer::map`]).
     Whole,
     /// Still below: only metadata was copied up.
-    Below { stack: Stack, part: Part },
-}
-
-impl Place {
-    fn keyed(self) -> ((Ino, OsString), Arc<Node>) {
-        ((self.parent.ino, self.name), self.parent)
-    }
-
-    pub fn is(&self, parent: &Arc<Node>, name: &OsStr) -> bool {
-        Arc::ptr_eq(&self.parent, parent) && self.name == name
-    }
+    Below { stack: Stack, part: Arc<Part> },
 }
 
 impl Here {
@@ -163,10 +151,65 @@ impl Here {
     }
 }
 
+impl More {
+    fn is_empty(&self) -> bool {
+        self.other_places.is_empty()
+            && self.file.is_none()
+            && self.listing.is_none()
+            && self.inherit.is_none()
+    }
+}
+
 impl Inner {
+    fn change_more<R>(&mut self, change: impl FnOnce(&mut More) -> R) -> R {
+        let more = self.more.get_or_insert_default();
+        let result = change(more);
+        if more.is_empty() {
+            self.more = None;
+        }
+        result
+    }
+
+    /// The content, if it is open.
+    pub fn file(&self) -> Option<&OpenFile> {
+        self.more.as_ref()?.file.as_ref()
+    }
+
+    pub fn set_file(&mut self, file: Option<OpenFile>) {
+        if file.is_some() || self.file().is_some() {
+            self.change_more(|more| more.file = file);
+        }
+    }
+
+    /// A directory's names in order, while somebody lists it.
+    pub fn listing(&self) -> Option<&Listing> {
+        self.more.as_ref()?.listing.as_ref()
+    }
+
+    pub fn listing_mut(&mut self) -> Option<&mut Listing> {
+        self.more.as_mut()?.listing.as_mut()
+    }
+
+    pub fn set_listing(&mut self, listing: Option<Listing>) {
+        if listing.is_some() || self.listing().is_some() {
+            self.change_more(|more| more.listing = listing);
+        }
+    }
+
+    /// What new entries of this directory inherit from it, if that is known.
+    pub fn inherit(&self) -> Option<Inherit> {
+        self.more.as_ref()?.inherit
+    }
+
+    pub fn set_inherit(&mut self, inherit: Option<Inherit>) {
+        if inherit.is_some() || self.inherit().is_some() {
+            self.change_more(|more| more.inherit = inherit);
+        }
+    }
+
     /// The content, if it is open already.
     pub fn kept(&self, writable: bool) -> Option<Arc<Backing>> {
-        let file = self.file.as_ref()?;
+        let file = self.file()?;
         (file.writable || !writable).then(|| file.content.clone())
     }
 
@@ -177,9 +220,11 @@ impl Inner {
             Some(_) if kind == Kind::Dir => {}
             Some(known) => {
                 let (key, parent) = known.clone().keyed();
-                self.other_places
-                    .remove(&(place.parent.ino, place.name.clone()));
-                self.other_places.insert(key, parent);
+                let (now, _) = place.clone().keyed();
+                self.change_more(|more| {
+                    more.other_places.remove(&now);
+                    more.other_places.insert(key, parent);
+                });
             }
             None => {}
         }
@@ -200,11 +245,25 @@ impl Inner {
     /// All names that were seen and not gone since; the last one that was seen
     /// comes first.
     pub fn places(&self) -> Vec<Place> {
-        let others = self.other_places.iter().map(|((_, name), parent)| Place {
+        let others = self.more.iter().flat_map(|more| &more.other_places);
+        let others = others.map(|((_, name), parent)| Place {
             parent: parent.clone(),
             name: name.clone(),
         });
         self.place.iter().cloned().chain(others).collect()
+    }
+
+    /// The directories of these names.
+    pub fn parents(&self) -> impl Iterator<Item = Ino> {
+        let others = self.more.iter().flat_map(|more| more.other_places.keys());
+        let place = self.place.iter().map(|place| place.parent.ino);
+        place.chain(others.map(|(parent, _)| *parent))
+    }
+
+    fn set_other_places(&mut self, others: BTreeMap<(Ino, Name), Arc<Node>>) {
+        if self.more.is_some() || !others.is_empty() {
+            self.change_more(|more| more.other_places = others);
+        }
     }
 
     /// It lies somewhere else in the stack that the view has now, and there it
@@ -212,7 +271,7 @@ impl Inner {
     pub fn seat(&mut self, generation: u64, here: Here, places: Vec<Place>) {
         let mut places = places.into_iter();
         self.place = places.next();
-        self.other_places = places.map(Place::keyed).collect();
+        self.set_other_places(places.map(Place::keyed).collect());
         self.unlinked = false;
         self.taken = false;
         self.move_to(generation, here);
@@ -224,7 +283,7 @@ impl Inner {
         // below it, and so to `ESTALE`.
         if !matches!(here, Here::Gone(_)) {
             self.place = None;
-            self.other_places.clear();
+            self.set_other_places(BTreeMap::new());
         }
         // What was removed before is known to the kernel.
         self.taken |= !self.unlinked;
@@ -234,21 +293,24 @@ impl Inner {
 
     fn move_to(&mut self, generation: u64, here: Here) {
         self.here = here;
-        self.file = None;
-        self.listing = None;
-        self.inherit = None;
+        self.set_file(None);
+        self.set_listing(None);
+        self.set_inherit(None);
         self.generation = generation;
     }
 
     /// A name is gone.
     pub fn remove_place(&mut self, parent: &Arc<Node>, name: &OsStr) {
-        self.other_places.remove(&(parent.ino, name.to_os_string()));
-        if self
-            .place
-            .as_ref()
-            .is_some_and(|place| place.is(parent, name))
-        {
-            let next = self.other_places.pop_last();
+        let first = self.place.as_ref();
+        let first = first.is_some_and(|place| place.is(parent, name));
+        let next = match self.more {
+            None => None,
+            Some(_) => self.change_more(|more| {
+                more.other_places.remove(&(parent.ino, name.into()));
+                first.then(|| more.other_places.pop_last()).flatten()
+            }),
+        };
+        if first {
             self.place = next.map(|((_, name), parent)| Place { parent, name });
         }
     }
@@ -263,24 +325,25 @@ impl Node {
         Node {
             ino,
             kind,
-            lookups: AtomicU64::new(0),
-            names: RwLock::new(Rank::Names, ()),
+            lookups: AtomicU32::new(0),
             copying: Mutex::new(copying, ()),
             marks: Marks::default(),
+            own: (kind == Kind::Dir).then(|| {
+                Box::new(DirOwn {
+                    names: RwLock::new(Rank::Names, ()),
+                    marks: DirMarks::default(),
+                })
+            }),
             inner: RwLock::new(
                 Rank::Inode,
                 Inner {
                     place,
-                    other_places: BTreeMap::new(),
                     unlinked: false,
                     taken: false,
                     generation,
                     here,
                     opens: 0,
-                    writers: 0,
-                    file: None,
-                    listing: None,
-                    inherit: None,
+                    more: None,
                 },
             ),
         }
@@ -288,6 +351,16 @@ impl Node {
 
     pub fn is_dir(&self) -> bool {
         self.kind == Kind::Dir
+    }
+
+    /// A directory's names: read to look up, write to change.
+    pub fn names(&self) -> &RwLock<()> {
+        self.own.as_ref().map_or(&NO_NAMES, |own| &own.names)
+    }
+
+    /// What is remembered of a directory for what is noted of it.
+    pub fn dir_marks(&self) -> Option<&DirMarks> {
+        self.own.as_ref().map(|own| &own.marks)
     }
 
     pub fn place(&self) -> Option<Place> {
@@ -303,7 +376,7 @@ impl Node {
             return with();
         }
         while let Some(place) = self.place() {
-            let _names = place.parent.names.read();
+            let _names = place.parent.names().read();
             if self.is_still_at(&place) {
                 return with();
             }
@@ -314,7 +387,7 @@ impl Node {
     /// [`Node::in_place`] with nobody else in the same place.
     pub fn in_place_alone<T>(&self, with: impl FnOnce() -> T) -> T {
         while let Some(place) = self.place() {
-            let _names = place.parent.names.write();
+            let _names = place.parent.names().write();
             if self.is_still_at(&place) {
                 return with();
             }
@@ -366,7 +439,7 @@ impl Node {
         let mut inner = self.inner.write();
         inner.here = Here::Gone(Box::new(Attr { nlink: 0, ..attr }));
         inner.unlinked = true;
-        inner.listing = None;
+        inner.set_listing(None);
     }
 
     /// How to answer who wants something of it that is gone. `ESTALE` has the
@@ -378,14 +451,45 @@ impl Node {
         }
     }
 
-    pub fn dir(&self) -> Option<DirHere> {
+    pub fn dir(&self) -> Option<Arc<DirHere>> {
         match &self.inner.read().here {
             Here::Dir(dir) => Some(dir.clone()),
             _ => None,
         }
     }
 
+    /// The kernel is told of it once more.
     pub fn count_lookup(&self) {
-        self.lookups.fetch_add(1, Ordering::AcqRel);
+        let more = |count: u32| count.checked_add(1);
+        let _ = self
+            .lookups
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, more);
+    }
+
+    /// The kernel has forgotten that it was told of it so often.
+    pub fn forget(&self, count: u64) {
+        let less = |known: u32| {
+            let left = u64::from(known).saturating_sub(count);
+            (known != u32::MAX).then_some(u32::try_from(left).unwrap_or(0))
+        };
+        let _ = self
+            .lookups
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
+    }
+
+    /// True for what the kernel need not be told of again to name it.
+    pub fn is_known(&self) -> bool {
+        self.lookups.load(Ordering::Acquire) > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is there a million times. In a build without the ranks of locks it is 16 bytes less.
+    #[test]
+    fn a_node_is_small() {
+        assert!(size_of::<Node>() <= 144, "{}", size_of::<Node>());
     }
 }

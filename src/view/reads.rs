@@ -37,12 +37,15 @@ struct Noted {
 
 /// What a node remembers of what was noted about it.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
-    /// Of a directory, its number among those noted, plus one.
-    dir: AtomicU32,
-    /// Of a directory, the name that was looked up last, if there was nothing; hashed.
+pub(super) struct Marks(AtomicU8);
+
+/// What that of a directory remembers besides.
+#[derive(Debug, Default)]
+pub(super) struct DirMarks {
+    /// Its number among those noted, plus one.
+    number: AtomicU32,
+    /// The name that was looked up last, if there was nothing; hashed.
     missing: AtomicU64,
-    flags: AtomicU8,
 }
 
 /// Its content was opened, or its names were listed, and that is noted.
@@ -53,7 +56,12 @@ const REWRITTEN: u8 = 1 << 1;
 impl Marks {
     /// Its content is what the step has written, not what it began on.
     pub fn rewritten(&self) {
-        self.flags.fetch_or(REWRITTEN, Ordering::Relaxed);
+        self.add(REWRITTEN);
+    }
+
+    /// Adds a mark, and tells which there were.
+    fn add(&self, mark: u8) -> u8 {
+        self.0.fetch_or(mark, Ordering::Relaxed)
     }
 }
 
@@ -81,15 +89,19 @@ impl View {
             Sight::MISSING => hash(name),
             _ => 0,
         };
-        parent.marks.missing.store(missing, Ordering::Relaxed);
+        if let Some(marks) = parent.dir_marks() {
+            marks.missing.store(missing, Ordering::Relaxed);
+        }
         self.note(notes, parent, name, sight);
     }
 
     /// A name was made. Where the kernel had asked for just that name, it may have done so to make
     /// it: nobody need have seen that there was nothing.
     pub(super) fn made_name(&self, parent: &Node, name: &OsStr) {
-        let Some(notes) = &self.notes else { return };
-        if parent.marks.missing.swap(0, Ordering::Relaxed) == hash(name) {
+        let (Some(notes), Some(marks)) = (&self.notes, parent.dir_marks()) else {
+            return;
+        };
+        if marks.missing.swap(0, Ordering::Relaxed) == hash(name) {
             self.note(notes, parent, name, Sight::MADE);
         }
     }
@@ -106,7 +118,7 @@ impl View {
     /// A directory is listed.
     pub(super) fn saw_names(&self, dir: &Node) {
         let Some(notes) = &self.notes else { return };
-        if dir.ino != ROOT && dir.marks.flags.fetch_or(SEEN, Ordering::Relaxed) & SEEN == 0 {
+        if dir.ino != ROOT && dir.marks.add(SEEN) & SEEN == 0 {
             self.note(notes, dir, OsStr::new(""), Sight::LISTED);
         }
     }
@@ -114,13 +126,12 @@ impl View {
     /// The content of a file is opened to be read, or the target of a link is.
     pub(super) fn saw_content(&self, node: &Node) {
         let Some(notes) = &self.notes else { return };
-        if node.marks.flags.load(Ordering::Relaxed) != 0 {
+        if node.marks.add(SEEN) != 0 {
             return;
         }
-        node.marks.flags.fetch_or(SEEN, Ordering::Relaxed);
         let (mut places, below) = {
             let inner = node.inner.read();
-            (inner.places(), matches!(inner.here, Here::Below { .. }))
+            (inner.places(), matches!(inner.here, Here::Below(_)))
         };
         if below {
             places.truncate(1);
@@ -132,7 +143,8 @@ impl View {
     }
 
     fn note(&self, notes: &Notes, dir: &Node, name: &OsStr, sight: Sight) {
-        let known = dir.marks.dir.load(Ordering::Relaxed);
+        let Some(marks) = dir.dir_marks() else { return };
+        let known = marks.number.load(Ordering::Relaxed);
         if known == OWN {
             return;
         }
@@ -144,7 +156,7 @@ impl View {
             _ => None,
         };
         if known == UNNUMBERED && origin.is_none() {
-            dir.marks.dir.store(OWN, Ordering::Relaxed);
+            marks.number.store(OWN, Ordering::Relaxed);
             return;
         }
         let mut noted = notes.0.lock();
@@ -153,7 +165,7 @@ impl View {
                 let Some(number) = noted.number(origin) else {
                     return;
                 };
-                dir.marks.dir.store(number + 1, Ordering::Relaxed);
+                marks.number.store(number + 1, Ordering::Relaxed);
                 number
             }
             None => known - 1,

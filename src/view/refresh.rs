@@ -1,23 +1,25 @@
 //! What becomes of inodes when the stack changes under them.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::errno::Errno;
 
 use super::lookup::{Resolved, empty_attr};
-use super::node::{DirHere, Here, Node, Place};
+use super::lower::{DirHere, Lower};
+use super::name::Place;
+use super::node::{Here, Node};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::Stack;
-use crate::tree::union::{Entry, Found, LayerSet, Part};
+use crate::tree::union::{Entry, LayerSet};
 use crate::tree::{Attr, Ino, Kind};
 
 impl View {
     /// Where a directory lies, resolved anew if the stack has changed.
     ///
     /// `ENOTDIR` for anything else, `ENOENT` or `ESTALE` for a removed one.
-    pub(super) fn directory(&self, state: &Layers, node: &Arc<Node>) -> Result<DirHere> {
+    pub(super) fn directory(&self, state: &Layers, node: &Arc<Node>) -> Result<Arc<DirHere>> {
         self.refresh(state, node)?;
         let here = node.inner.read().here.clone();
         match here {
@@ -43,13 +45,7 @@ impl View {
             (inner.places(), inner.unlinked)
         };
         if node.ino == ROOT {
-            let here = Here::Dir(DirHere {
-                below: state.stack.roots().into(),
-                origin: Arc::from(Path::new("")),
-                attr: None,
-                upper: true,
-            });
-            self.seat(state, node, here, Vec::new());
+            self.seat(state, node, super::root(&state.stack), Vec::new());
             return Ok(());
         }
         if unlinked {
@@ -106,16 +102,15 @@ impl View {
         let stack = state.stack.clone();
         match here {
             _ if opens == 0 => Ok(None),
-            Here::Below { found, .. } => {
-                let found = self.found_now(state, &found)?;
-                Ok(found.map(|found| Here::Below { stack, found }))
+            Here::Below(lower) => {
+                let now = self.found_now(state, &lower)?;
+                Ok(now.map(|(lower, _)| Here::Below(lower)))
             }
             // It was in the open layer: now in a sealed one, surely near the top.
             Here::Upper { .. } => {
                 for layer in (0..stack.layers().len()).rev() {
-                    if let Some(found) = find_in_layer(&stack, layer, node.ino)? {
-                        let found = Arc::new(found);
-                        return Ok(Some(Here::Below { stack, found }));
+                    if let Some(lower) = find_in_layer(&stack, layer, node.ino)? {
+                        return Ok(Some(Here::Below(lower)));
                     }
                 }
                 Ok(None)
@@ -124,18 +119,13 @@ impl View {
         }
     }
 
-    /// What lies where this was found, in the stack of today: its number of
-    /// names may be another.
-    pub(super) fn found_now(&self, state: &Layers, found: &Found) -> Result<Option<Arc<Found>>> {
-        let part = &found.parts[0];
-        match LayerSet::entry(&state.stack, part.layer, &part.path)? {
+    /// What lies where this was found, in the stack of today, and its number of
+    /// names, which may be another.
+    pub(super) fn found_now(&self, state: &Layers, lower: &Lower) -> Result<Option<(Lower, u32)>> {
+        let (stack, layer, path) = (&state.stack, lower.layer(), lower.path());
+        match LayerSet::entry(stack, layer, &path)? {
             Some(Entry::Present(attr, marks)) => {
-                let attr = Attr {
-                    ino: found.attr.ino,
-                    ..attr
-                };
-                let parts = found.parts.clone();
-                Ok(Some(Arc::new(Found { attr, marks, parts })))
+                Ok(Some((Lower::at(stack, layer, &path, &marks), attr.nlink)))
             }
             _ => Ok(None),
         }
@@ -156,21 +146,23 @@ impl View {
     /// Settles what becomes of a node that no name leads to, unless somebody
     /// else did.
     pub(super) fn lose(&self, state: &Layers, node: &Node) {
+        let here = node.inner.read().here.clone();
+        let last = last_attributes(node, &here);
         let mut inner = node.inner.write();
         if inner.generation == state.generation {
             return;
         }
         let before = inner.places();
-        let here = match (&inner.here, &inner.file) {
+        let here = match (&inner.here, inner.file()) {
             // Its old layer is still there to be read.
-            (here @ Here::Below { .. }, _) if inner.opens > 0 => here.clone(),
+            (here @ Here::Below(_), _) if inner.opens > 0 => here.clone(),
             // It lies in a sealed layer, under names that other layers have
             // taken: to be read, never to be written.
             (Here::Upper { .. }, Some(file)) => Here::Detached {
                 content: file.content.clone(),
                 sealed: true,
             },
-            (here, _) => Here::Gone(Box::new(last_attributes(node, here))),
+            _ => Here::Gone(Box::new(last)),
         };
         inner.lose(state.generation, here);
         drop(inner);
@@ -188,7 +180,7 @@ impl View {
 }
 
 /// Searches one layer for a file by its number.
-fn find_in_layer(stack: &Stack, layer: usize, ino: Ino) -> Result<Option<Found>> {
+fn find_in_layer(stack: &Stack, layer: usize, ino: Ino) -> Result<Option<Lower>> {
     let mut dirs = vec![PathBuf::new()];
     while let Some(dir) = dirs.pop() {
         for name in stack.layer(layer).names(&dir)? {
@@ -198,9 +190,7 @@ fn find_in_layer(stack: &Stack, layer: usize, ino: Ino) -> Result<Option<Found>>
                 Some(Kind::Dir) => dirs.push(path),
                 Some(_) => match LayerSet::entry(stack, layer, &path)? {
                     Some(Entry::Present(attr, marks)) if attr.ino == ino => {
-                        let path = path.into();
-                        let parts = vec![Part { layer, path }];
-                        return Ok(Some(Found { attr, marks, parts }));
+                        return Ok(Some(Lower::at(stack, layer, &path, &marks)));
                     }
                     _ => {}
                 },
@@ -214,7 +204,7 @@ fn find_in_layer(stack: &Stack, layer: usize, ino: Ino) -> Result<Option<Found>>
 pub(super) fn last_attributes(node: &Node, here: &Here) -> Attr {
     let known = match here {
         Here::Dir(dir) => dir.attr,
-        Here::Below { found, .. } => Some(found.attr),
+        Here::Below(lower) => lower.found(node.ino).ok().map(|found| found.attr),
         Here::Gone(attr) => Some(**attr),
         _ => None,
     };

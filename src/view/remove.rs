@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 
+use super::lower::DirHere;
 use super::node::{Here, Node, UpperAt};
 use super::{Layers, ROOT, View};
 use crate::error::Result;
@@ -53,7 +54,7 @@ impl View {
     pub fn unlink(&self, parent: Ino, name: &OsStr) -> Result<()> {
         let state = self.layers()?;
         let parent = self.node(parent)?;
-        let _names = parent.names.write();
+        let _names = parent.names().write();
         let (node, attr) = self.child(&state, &parent, name)?.ok_or(Errno::ENOENT)?;
         if node.is_dir() {
             return Err(Errno::EISDIR.into());
@@ -94,7 +95,7 @@ impl View {
             at::unlink(open, &path)
         };
         self.after_name_went(state, parent, name, node, &leaving, done)?;
-        if let Some(listing) = &mut parent.inner.write().listing {
+        if let Some(listing) = parent.inner.write().listing_mut() {
             listing.remove(name);
         }
         Ok(())
@@ -178,7 +179,7 @@ impl View {
             );
             if inner.opens == 0 {
                 inner.here = Here::Gone(Box::new(leaving.last));
-                inner.file = None;
+                inner.set_file(None);
             } else if leaving.orphan
                 && let Here::Upper { at, .. } = &mut inner.here
             {
@@ -200,7 +201,7 @@ impl View {
     pub fn rmdir(&self, parent: Ino, name: &OsStr) -> Result<()> {
         let state = self.layers()?;
         let parent = self.node(parent)?;
-        let _names = parent.names.write();
+        let _names = parent.names().write();
         let (node, attr) = self.child(&state, &parent, name)?.ok_or(Errno::ENOENT)?;
         if !node.is_dir() {
             return Err(Errno::ENOTDIR.into());
@@ -208,7 +209,7 @@ impl View {
         if parent.ino == ROOT {
             return Err(Errno::EBUSY.into());
         }
-        let _own_names = node.names.write();
+        let _own_names = node.names().write();
         if !self.is_empty(&state, &node)? {
             return Err(Errno::ENOTEMPTY.into());
         }
@@ -225,7 +226,7 @@ impl View {
             (false, _) => state.open.whiteout_file(&path)?,
         }
         node.remove_dir(attr);
-        if let Some(listing) = &mut parent.inner.write().listing {
+        if let Some(listing) = parent.inner.write().listing_mut() {
             listing.remove(name);
         }
         drop(_own_names);
@@ -243,7 +244,8 @@ impl View {
         if node.dir().is_some_and(|dir| !dir.below.is_empty()) {
             open.mark(path, node.ino, OPAQUE, OsStr::new("y"))?;
             if let Here::Dir(dir) = &mut node.inner.write().here {
-                dir.below = Arc::from([]);
+                let opaque = DirHere::new(Vec::new(), &dir.origin, dir.attr, dir.upper);
+                *dir = Arc::new(opaque);
             }
         }
         open.clear_dir(path)

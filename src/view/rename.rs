@@ -9,7 +9,8 @@ use nix::fcntl::RenameFlags;
 
 use super::link::mapped;
 use super::lookup::check_new_name;
-use super::node::{Node, Place};
+use super::name::Place;
+use super::node::Node;
 use super::{Layers, ROOT, View};
 use crate::error::Result;
 use crate::layer::OpenLayer;
@@ -152,7 +153,7 @@ impl View {
             } else {
                 let state = self.layers()?;
                 let parent = self.node(from_parent)?;
-                let _names = parent.names.write();
+                let _names = parent.names().write();
                 self.rename_locked(&state, &request, &source)?
             };
             if done {
@@ -163,7 +164,7 @@ impl View {
 
     fn peek(&self, state: &Layers, parent: Ino, name: &OsStr) -> Result<Option<Arc<Node>>> {
         let parent = self.node(parent)?;
-        let _names = parent.names.read();
+        let _names = parent.names().read();
         Ok(self.child(state, &parent, name)?.map(|(node, _)| node))
     }
 
@@ -249,7 +250,7 @@ impl View {
         let old = from.parent.path().join(from.name);
         let covered = open.entry(&old)? == Some(Entry::Whiteout);
         open.put(&device, &from.path(), false, covered)?;
-        if let Some(listing) = &mut from.parent.inner.write().listing {
+        if let Some(listing) = from.parent.inner.write().listing_mut() {
             listing.insert(Listed {
                 name: from.name.to_os_string(),
                 kind,
@@ -348,7 +349,7 @@ impl View {
             }
             None => self.move_source(state, from, to, source)?,
         }
-        if let Some(listing) = &mut from.parent.inner.write().listing {
+        if let Some(listing) = from.parent.inner.write().listing_mut() {
             listing.remove(from.name);
         }
         self.made_name(to.parent, to.name);
@@ -411,14 +412,14 @@ impl View {
     fn settle(&self, node: &Arc<Node>, left: &End<'_>, at: &End<'_>) {
         let place = Place {
             parent: at.parent.clone(),
-            name: at.name.to_os_string(),
+            name: at.name.into(),
         };
         {
             let mut inner = node.inner.write();
             inner.remove_place(left.parent, left.name);
             inner.add_place(node.kind, place);
         }
-        if let Some(listing) = &mut at.parent.inner.write().listing {
+        if let Some(listing) = at.parent.inner.write().listing_mut() {
             listing.insert(Listed {
                 name: at.name.to_os_string(),
                 kind: node.kind,

@@ -101,10 +101,7 @@ impl View {
         let here = node.inner.read().here.clone();
         let value = match here {
             Here::Gone(_) if node.gone() == Errno::ESTALE => return Err(Errno::ESTALE.into()),
-            Here::Below { stack, found } => {
-                let part = &found.parts[0];
-                stack.layer(part.layer).xattr(&part.path, name)?
-            }
+            Here::Below(lower) => lower.xattr(name)?,
             Here::Dir(dir) if !dir.upper => match dir.below.first() {
                 Some(part) => state.stack.layer(part.layer).xattr(&part.path, name)?,
                 None => None,
@@ -131,10 +128,7 @@ impl View {
         let here = node.inner.read().here.clone();
         match here {
             Here::Gone(_) if node.gone() == Errno::ESTALE => Err(Errno::ESTALE.into()),
-            Here::Below { stack, found } => {
-                let part = &found.parts[0];
-                stack.layer(part.layer).xattrs(&part.path)
-            }
+            Here::Below(lower) => lower.xattrs(),
             Here::Dir(dir) if !dir.upper => match dir.below.first() {
                 Some(part) => state.stack.layer(part.layer).xattrs(&part.path),
                 None => Ok(Vec::new()),
@@ -231,7 +225,7 @@ impl View {
             if let Some(changed) = changed {
                 changed?;
                 if node.is_dir() {
-                    node.inner.write().inherit = None;
+                    node.inner.write().set_inherit(None);
                 }
                 return Ok(());
             }

@@ -154,9 +154,39 @@ impl Scan {
                 }
             }
         }
+        self.follow(&later.delta);
         self.delta.then(later.delta);
         for (ino, paths) in later.numbers {
             self.numbers.entry(ino).or_default().extend(paths);
+        }
+    }
+
+    /// Adds where each inode is after the directories were renamed that the layer above
+    /// renames. It may still be under the name that it had, if another has that now.
+    fn follow(&mut self, later: &Delta) {
+        let mut renames: BTreeMap<&Path, Vec<&Path>> = BTreeMap::new();
+        for (to, entry) in later.iter() {
+            if let Some(from) = entry.change.redirect_from() {
+                renames.entry(from).or_default().push(to);
+            }
+        }
+        if renames.is_empty() {
+            return;
+        }
+        for paths in self.numbers.values_mut() {
+            let mut moved = Vec::new();
+            for path in &*paths {
+                for from in path.ancestors() {
+                    let names = renames.get(from).into_iter().flatten();
+                    match path.strip_prefix(from) {
+                        Ok(rest) if !rest.as_os_str().is_empty() => {
+                            moved.extend(names.map(|to| to.join(rest)));
+                        }
+                        _ => moved.extend(names.map(|to| to.to_path_buf())),
+                    }
+                }
+            }
+            paths.extend(moved);
         }
     }
 }

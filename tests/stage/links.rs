@@ -306,3 +306,26 @@ fn a_file_and_a_directory_that_change_places_can_be_merged() {
         }
     }
 }
+
+/// What was made in the stage since the step began, and moved by a later layer.
+#[test]
+fn a_further_name_below_a_directory_that_was_made_and_renamed_is_counted() {
+    for moved in ["0/moved", "0/src/moved"] {
+        let rig = Rig::new();
+        rig.begin("a");
+        let head = rig.head();
+        head.mkdir("0/new").write("0/new/f", "text");
+        head.link("0/new/f", "0/second");
+        rig.stage.snapshot_create("one").unwrap();
+        rig.head().rename_dir("0/new", moved);
+        rig.stage.snapshot_create("two").unwrap();
+        rig.head().rename_dir("0/docs", "0/papers");
+        rig.in_view("a").write("0/a", "a");
+        let before = rig.ino("0/second");
+        rig.stage.merge(&names(&["a"]), None).unwrap();
+        // Reading the tree checks the number of names of every file in it.
+        assert_eq!(rig.tree().text(&format!("{moved}/f")), "text");
+        assert_eq!(rig.ino(&format!("{moved}/f")), before);
+        assert_eq!(rig.ino("0/second"), before);
+    }
+}

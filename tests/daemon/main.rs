@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod apply;
+mod beneath;
 mod container;
 mod end;
 mod fail_points;

@@ -5,6 +5,7 @@
 mod apply;
 mod beneath;
 mod container;
+mod disks;
 mod end;
 mod fail_points;
 mod faults;

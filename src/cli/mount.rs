@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json};
 use super::place::{Place, absolute};
-use crate::control::{STAGE_FILE, WhereStage, find, in_step, only_discarded};
+use crate::control::{WhereStage, find, has_stage, in_step, only_discarded};
 use crate::daemon::{self, Config, Ready, Start};
 use crate::error::{Context, Error};
 use crate::export::target;
@@ -294,7 +294,7 @@ fn start(arguments: &Arguments, place: &Place) -> Result<(Start, Vec<PathBuf>), 
         slots: slots(&arguments.slot, place)?,
         strict: arguments.strict,
     };
-    if !arguments.resume_if_kept || !place.state_dir.join(STAGE_FILE).exists() {
+    if !arguments.resume_if_kept || !has_stage(&place.state_dir)? {
         let options = Box::new(options);
         return Ok((Start::New { options, from }, mapped));
     }

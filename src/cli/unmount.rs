@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::output::{Trouble, note, print, print_json, unexpected};
 use super::place::{Place, absolute};
-use crate::control::{Client, Problem, Reply, Request, STAGE_FILE, not_resumable};
+use crate::control::{Client, Problem, Reply, Request, has_stage, not_resumable};
 use crate::daemon::{self, StateLock};
 use crate::error::Context;
 use crate::export::{self, target};
@@ -99,11 +99,13 @@ fn finish(client: &Client, reply: Reply, json: bool) -> Result<u8, Trouble> {
 /// discards what is left.
 fn without_daemon(arguments: &Arguments, place: &Place, problem: Problem) -> Result<u8, Trouble> {
     let needs_daemon = arguments.apply.is_some() || arguments.keep_state;
-    let there = place.state_dir.join(STAGE_FILE).exists();
-    match &problem {
-        Problem::Gone(_) => {}
-        Problem::NoStage(_) if there || daemon::has_leftovers(&place.state_dir) => {}
-        _ => return Err(problem.into()),
+    let none = matches!(problem, Problem::NoStage(_));
+    if !none && !matches!(problem, Problem::Gone(_)) {
+        return Err(problem.into());
+    }
+    let there = has_stage(&place.state_dir)?;
+    if none && !there && !daemon::has_leftovers(&place.state_dir) {
+        return Err(problem.into());
     }
     let unfinished = if there {
         export::unfinished(&place.state_dir)?
@@ -167,10 +169,10 @@ fn list(paths: &[PathBuf]) -> String {
 /// Removes what a stage without a daemon has left.
 fn forget(place: &Place, json: bool) -> Result<u8, Trouble> {
     let dir = &place.state_dir;
-    let stage = dir.join(STAGE_FILE).exists();
+    let stage = has_stage(dir)?;
     let locked = StateLock::take(dir, dir).and_then(|lock| Ok((lock, StateLock::of_server(dir)?)));
     let late = match &locked {
-        Ok(_) => !dir.exists() || stage && !dir.join(STAGE_FILE).exists(),
+        Ok(_) => !dir.exists() || stage && !has_stage(dir)?,
         Err(error) => error.errno() == Errno::ENOENT,
     };
     if late {
@@ -181,7 +183,7 @@ fn forget(place: &Place, json: bool) -> Result<u8, Trouble> {
         ));
     }
     let (lock, _server) = locked?;
-    let there = dir.join(STAGE_FILE).exists();
+    let there = has_stage(dir)?;
     let report = daemon::discarding(dir);
     let applied = daemon::finish_apply(dir, &place.label)?;
     if applied.is_none() {

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::address::Address;
 use super::resumable::only_discarded;
 use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use crate::sys::process::Process;
 
 /// The stage's own file in the state directory.
@@ -58,13 +58,37 @@ pub struct Death {
 pub fn find(state_dir: &Path) -> WhereStage {
     if let Some(death) = death(state_dir) {
         WhereStage::Dead(Some(death))
-    } else if state_dir.join(SOCKET).exists() {
+    } else if may_be_there(&state_dir.join(SOCKET)) {
         WhereStage::Socket
-    } else if state_dir.join(STAGE_FILE).exists() {
+    } else if may_be_there(&state_dir.join(STAGE_FILE)) {
         WhereStage::Kept
     } else {
         WhereStage::Nowhere
     }
+}
+
+/// Whether a state directory holds a stage.
+///
+/// # Errors
+/// As stat(2), but for `ENOENT` and `ENOTDIR`, naming the path: a disk that fails
+/// does not tell that there is none.
+pub fn has_stage(state_dir: &Path) -> Result<bool> {
+    let file = state_dir.join(STAGE_FILE);
+    match std::fs::metadata(&file) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
+        Err(error) => Err(error).context(|| file.display().to_string()),
+    }
+}
+
+/// A disk that fails tells nothing of what is there: the daemon may answer all the
+/// same.
+fn may_be_there(path: &Path) -> bool {
+    use ErrorKind::{NotADirectory, NotFound, PermissionDenied};
+    let absent = [NotFound, NotADirectory, PermissionDenied];
+    std::fs::metadata(path).map_or_else(|error| !absent.contains(&error.kind()), |_| true)
 }
 
 /// Why the daemon ended, if that is written down.
@@ -393,7 +417,7 @@ fn gone(state_dir: &Path, label: &str) -> Problem {
     });
     let reason = match told {
         Some(death) => death.reason,
-        None if !state_dir.join(STAGE_FILE).exists() => {
+        None if has_stage(state_dir).is_ok_and(|there| !there) => {
             return Problem::Gone(format!(
                 "the daemon of the stage '{label}' has ended while it removed the stage: `harness-fs mount` starts a new one"
             ));

@@ -15,7 +15,8 @@ mod server;
 mod wire;
 
 pub use client::{
-    Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, in_step, is_taken,
+    Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, has_stage, in_step,
+    is_taken,
 };
 pub use messages::{
     Ended, ExportRequest, Hello, OfOne, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 use super::background;
 use super::requests::Requests;
-use crate::control::STAGE_FILE;
+use crate::control::has_stage;
 use crate::error::{Error, Result};
 use crate::export::{self, ApplyReport, InPlace};
 use crate::stage::survivors::{self, Guests};
@@ -260,7 +260,7 @@ fn keep(stage: &Stage) {
 /// What is in the way, with the path; it can be repeated.
 pub fn finish_apply(state_dir: &Path, label: &str) -> Result<Option<ApplyReport>> {
     super::clean(state_dir, label)?;
-    if !state_dir.join(STAGE_FILE).exists() {
+    if !has_stage(state_dir)? {
         // The apply was done before the removal began: what is there is the user's again.
         return Ok(None);
     }

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::control::{DIED, SOCKET, STAGE_FILE, is_taken};
+use crate::control::{DIED, SOCKET, STAGE_FILE, has_stage, is_taken};
 use crate::error::{Context, Result};
 use crate::stage::{EndReport, Options, State};
 use crate::sys::at;
@@ -96,7 +96,7 @@ fn remove_own(state_dir: &Path) -> Result<()> {
 /// Whether a state directory holds what is left of a stage whose start or
 /// removal was cut off, and nobody is at it.
 pub fn has_leftovers(state_dir: &Path) -> bool {
-    !state_dir.join(STAGE_FILE).exists()
+    has_stage(state_dir).is_ok_and(|there| !there)
         // Without it, what has these names is somebody else's.
         && state_dir.join(lock::FILE).exists()
         && OWN.iter().any(|name| state_dir.join(name).exists())

@@ -8,7 +8,7 @@ use nix::fcntl::AT_FDCWD;
 
 use super::wanted::Wanted;
 use super::{Config, Start};
-use crate::control::{DIED, STAGE_FILE, only_discarded};
+use crate::control::{DIED, has_stage, only_discarded};
 use crate::error::{Context, Error, Result};
 use crate::export::{self, Destination};
 use crate::fuse::FuseSessions;
@@ -88,7 +88,7 @@ fn new(
 ) -> Result<Started, Failure> {
     let dir = &config.state_dir;
     resumable(dir)?;
-    if dir.join(STAGE_FILE).exists() {
+    if has_stage(dir)? {
         let text = format!(
             "{} holds the state of an earlier run: `harness-fs mount --resume` continues it, `harness-fs unmount` discards it",
             dir.display()

@@ -3,7 +3,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -20,7 +20,7 @@ use super::death::{self, End};
 use super::{
     Config, LOG, OWN, Ready, SERVE, Start, StateLock, cleanup, limits, log_file, remove_own,
 };
-use crate::control::STAGE_FILE;
+use crate::control::has_stage;
 use crate::error::{Context, Error, Result};
 use crate::stage::slots;
 use crate::sys::process;
@@ -99,8 +99,10 @@ fn lock(config: &Config, made: &Cell<bool>) -> Result<StateLock> {
     use std::os::unix::fs::DirBuilderExt;
     let dir = &config.state_dir;
     StateLock::make(dir, dir, &|| {
-        if dir.is_dir() {
-            return Ok(());
+        match dir.metadata() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            // What it is shows when it is locked.
+            there => return there.map(drop).context(|| dir.display().to_string()),
         }
         if let Some(parent) = dir.parent() {
             std::fs::create_dir_all(parent).context(|| parent.display().to_string())?;
@@ -119,7 +121,7 @@ fn lock(config: &Config, made: &Cell<bool>) -> Result<StateLock> {
 /// `ENOTEMPTY` if it is not ours: it would be removed with the stage.
 fn tidy(config: &Config) -> Result<()> {
     let dir = &config.state_dir;
-    if matches!(config.start, Start::Resume) || dir.join(STAGE_FILE).exists() {
+    if matches!(config.start, Start::Resume) || has_stage(dir)? {
         return Ok(());
     }
     let found = OWN.iter().find(|name| dir.join(name).exists());
@@ -230,8 +232,10 @@ fn reap(server: Pid) -> Option<End> {
 fn clean_up(config: &Config, end: End) -> End {
     if let End::Died(reason) = &end {
         log::error!("the daemon of the stage '{}' {reason}", config.label);
-        let kept = config.state_dir.join(STAGE_FILE).exists();
-        if kept && let Err(error) = death::write(&config.state_dir, reason) {
+        let kept = has_stage(&config.state_dir);
+        if kept.unwrap_or(true)
+            && let Err(error) = death::write(&config.state_dir, reason)
+        {
             log::error!("{error}");
         }
     }
@@ -260,7 +264,7 @@ fn clean_up(config: &Config, end: End) -> End {
 /// nothing that could be resumed.
 fn finish_removal(config: &Config) {
     let dir = &config.state_dir;
-    if dir.join(STAGE_FILE).exists() {
+    if has_stage(dir).unwrap_or(true) {
         return;
     }
     // Not below another server, which may have outlived its supervisor.
@@ -294,7 +298,7 @@ impl Before {
 /// A stage that never was leaves nothing behind, but for what was there before.
 fn forget_failed_start(config: &Config, before: &Before) {
     let dir = &config.state_dir;
-    if matches!(config.start, Start::Resume) || dir.join(STAGE_FILE).exists() {
+    if matches!(config.start, Start::Resume) || has_stage(dir).unwrap_or(true) {
         return;
     }
     if let Err(error) = slots::close(&config.label).and_then(|()| remove_own(dir)) {

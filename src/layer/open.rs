@@ -139,7 +139,9 @@ impl OpenLayer {
     /// # Errors
     /// What the disk reports.
     pub fn is_clean(&self) -> Result<bool> {
-        Ok(at::list(&self.dir, Path::new(TREE))?.is_empty() && self.links.lock().is_empty())
+        let changed = at::list(&self.dir, Path::new(TREE));
+        let changed = changed.context(|| self.path.display().to_string())?;
+        Ok(changed.is_empty() && self.links.lock().is_empty())
     }
 
     /// A fresh name in `work/`.

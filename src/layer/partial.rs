@@ -6,6 +6,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
 use nix::fcntl::FallocateFlags;
@@ -23,6 +24,8 @@ pub struct Partial {
     on_disk: Option<OwnedFd>,
     map: Arc<BlockMap>,
     below: Arc<Backing>,
+    /// Nobody writes what is below any more, so once is enough.
+    below_is_synced: AtomicBool,
 }
 
 impl Partial {
@@ -39,6 +42,7 @@ impl Partial {
             on_disk,
             map,
             below,
+            below_is_synced: AtomicBool::new(false),
         }
     }
 
@@ -260,11 +264,16 @@ impl Partial {
         Ok((found.unwrap_or(limit), limit))
     }
 
-    /// Brings it to the disk, the data before the map.
+    /// Brings it to the disk, the data before the map, and what lies below too, which
+    /// was sealed perhaps a moment after it had been written.
     ///
     /// # Errors
     /// As fsync(2).
     pub fn sync(&self, data_only: bool) -> Result<()> {
+        if !self.below_is_synced.load(Ordering::Acquire) {
+            self.below.sync(true)?;
+            self.below_is_synced.store(true, Ordering::Release);
+        }
         // A block that becomes its own meanwhile is not on the disk.
         let _taken = self.map.take();
         if data_only {

@@ -76,8 +76,16 @@ impl Stage {
             failpoint::hit("unmount-before-remove");
             self.layers.lock().clear();
             if let Err(error) = recover::remove_state(&self.dir) {
-                if self.dir.join(super::state::FILE).exists() {
-                    return Err(error.into());
+                if self
+                    .dir
+                    .join(super::state::FILE)
+                    .try_exists()
+                    .unwrap_or(true)
+                {
+                    let dir = self.dir.display();
+                    let what =
+                        format!("nothing is mounted any more, but {dir} could not be removed");
+                    return Err(error.context(what).into());
                 }
                 // There is no stage any more, and what is left must not be taken for one.
                 report.problems.push(format!(

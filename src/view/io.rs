@@ -1,6 +1,7 @@
 //! open, read, write, release, fsync, fallocate, lseek, copy_file_range.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -326,14 +327,29 @@ impl View {
     /// As fsync(2).
     pub fn fsync(&self, handle: u64, data_only: bool) -> Result<()> {
         let node = self.handle(handle)?;
-        let file = {
+        let (file, copy) = {
             let state = self.layers()?;
             self.refresh(&state, &node)?;
-            if let Here::Below(_) = node.inner.read().here {
-                return Ok(());
-            }
-            self.kept_content(&state, &node, false)?
+            // A sealed layer may have got what was written here a moment ago.
+            let file = self.kept_content(&state, &node, false)?;
+            // A copy of metadata alone is a file of its own.
+            let copy = node.in_place(|| {
+                let below = matches!(
+                    node.inner.read().here,
+                    Here::Upper {
+                        content: Content::Below { .. },
+                        ..
+                    }
+                );
+                let path = node.upper_path().filter(|_| below && !data_only);
+                let open = |path: PathBuf| at::open(&*state.open, &path, OFlag::O_RDONLY, 0);
+                path.map(open).transpose()
+            })?;
+            (file, copy)
         };
+        if let Some(copy) = copy {
+            nix::unistd::fsync(&copy)?;
+        }
         file.sync(data_only)
     }
 

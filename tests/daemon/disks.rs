@@ -13,7 +13,7 @@ const FULL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/daemon/full.py");
 
 /// Makes a filesystem in a file and mounts it at `at`. The loop device goes with
 /// the test's mount namespace.
-fn disk(rig: &Rig, make: &[&str], size: u64, at: &Path) {
+pub fn disk(rig: &Rig, make: &[&str], size: u64, at: &Path) {
     let image = rig.path().join("image");
     File::create(&image).unwrap().set_len(size).unwrap();
     let image = image.to_str().unwrap();
@@ -73,7 +73,7 @@ fn clean_base(rig: &Rig) {
 }
 
 /// What lies in the `work` of a view's open layer, but for the one whiteout.
-fn half_done(layer: &Path) -> Vec<PathBuf> {
+pub fn half_done(layer: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(layer.join("work")).unwrap();
     let mut names: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     names.retain(|name| !name.ends_with("whiteout"));

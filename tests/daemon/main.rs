@@ -8,6 +8,7 @@ mod container;
 mod disks;
 mod end;
 mod fail_points;
+mod failing;
 mod faults;
 mod given_up;
 mod imports;

@@ -28,6 +28,14 @@ impl Backing {
         }
     }
 
+    /// How many descriptors it takes; a file that others share counts for each.
+    pub fn descriptors(&self) -> u64 {
+        match self {
+            Backing::Whole(_) => 1,
+            Backing::Partial(partial) => 2 + partial.below().descriptors(),
+        }
+    }
+
     /// In how many files besides the uppermost some of it may lie.
     pub fn depth(&self) -> usize {
         match self {

@@ -444,10 +444,7 @@ impl View {
                     // Copied up while it was opened: not what is to be kept.
                     continue;
                 }
-                inner.set_file(Some(OpenFile {
-                    content: content.clone(),
-                    writable,
-                }));
+                inner.set_file(OpenFile::keep(content.clone(), writable));
             }
             return Ok(content);
         }

@@ -191,10 +191,7 @@ impl View {
         {
             let mut inner = node.inner.write();
             inner.opens += 1;
-            inner.set_file(Some(OpenFile {
-                content: Arc::new(Backing::Whole(file)),
-                writable: true,
-            }));
+            inner.set_file(OpenFile::keep(Arc::new(Backing::Whole(file)), true));
         }
         Ok((attr, self.new_handle(node, writable)))
     }

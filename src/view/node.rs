@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use nix::errno::Errno;
+use nix::sys::resource::{Resource, getrlimit};
 
 use super::lower::{DirHere, Lower};
 use super::name::{Name, Place};
@@ -82,10 +83,46 @@ struct More {
     inherit: Option<Inherit>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct OpenFile {
     pub content: Arc<Backing>,
     pub writable: bool,
+    _counted: Counted,
+}
+
+impl OpenFile {
+    /// What is open already, to be kept so. `None` if half of the descriptors that
+    /// this process may have are kept files: requests need some too, and then open
+    /// the file anew.
+    pub fn keep(content: Arc<Backing>, writable: bool) -> Option<OpenFile> {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+        let _counted = Counted::new(content.descriptors());
+        (KEPT.load(Ordering::Relaxed) <= limit / 2).then_some(OpenFile {
+            content,
+            writable,
+            _counted,
+        })
+    }
+}
+
+/// How many descriptors of files all views keep open.
+static KEPT: AtomicU64 = AtomicU64::new(0);
+
+/// So many of [`KEPT`], until it is dropped.
+#[derive(Debug)]
+struct Counted(u64);
+
+impl Counted {
+    fn new(descriptors: u64) -> Counted {
+        KEPT.fetch_add(descriptors, Ordering::Relaxed);
+        Counted(descriptors)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.0, Ordering::Relaxed);
+    }
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -10,6 +10,7 @@ mod end;
 mod fail_points;
 mod failing;
 mod faults;
+mod few_descriptors;
 mod given_up;
 mod imports;
 mod in_place;

@@ -117,3 +117,55 @@ fn direct_io_can_be_turned_off_again() {
         }
     }
 }
+
+/// What is written past us changes size and times of a file whose attributes the kernel
+/// was told just before.
+#[test]
+fn attributes_are_never_stale() {
+    let script = "
+import mmap, os, sys
+name = sys.argv[1]
+fd = os.open(name, os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, 8192)
+def changes(what, size, change):
+    os.utime(name, (1, 2))
+    old = os.stat(name)
+    assert old.st_mtime == 2, what
+    change()
+    new = os.stat(name)
+    assert (new.st_size, new.st_mtime > 2, new.st_ctime_ns >= old.st_ctime_ns) == (size, True, True), (what, new)
+    assert os.fstat(fd) == new, what
+def mapped():
+    area[0:1] = b'm'
+    area.flush()
+area = mmap.mmap(fd, 8192)
+changes('write', 9000, lambda: os.pwrite(fd, b'x', 8999))
+changes('write inside', 9000, lambda: os.pwrite(fd, b'x', 3))
+changes('mapping', 9000, mapped)
+changes('mapping again', 9000, mapped)
+changes('truncate', 8500, lambda: os.ftruncate(fd, 8500))
+second = os.open(name, os.O_WRONLY | os.O_APPEND)
+changes('append', 8504, lambda: os.write(second, b'more'))
+os.close(second)
+changes('mapping of one of two', 8504, mapped)
+changes('allocate', 10000, lambda: os.posix_fallocate(fd, 0, 10000))
+os.utime(name, (1, 2))
+area[1:2] = b'n'
+area.close()
+os.close(fd)
+os.sync()
+assert os.stat(name).st_mtime > 2, 'closed'
+";
+    for passthrough in [true, false] {
+        let view = Mounted::with(passthrough, |base| {
+            fs::write(base.join("lower"), vec![1; 4096]).expect("write");
+        });
+        for name in ["lower", "new"] {
+            let mut python = std::process::Command::new("python3");
+            let python = python.args(["-c", script, name]).current_dir(view.root());
+            let output = python.output().expect("python3");
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{name}, {passthrough}: {said}");
+        }
+    }
+}

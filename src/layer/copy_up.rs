@@ -23,6 +23,9 @@ use crate::sys::{copy, xattr};
 use crate::tree::union::{Entry, Found, Part, redirect_text};
 use crate::tree::{Attr, Ino, Kind, marker};
 
+/// What a file may do whoever runs it (capabilities(7)).
+const CAPABILITY: &str = "security.capability";
+
 /// How much of a regular file to copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extent {
@@ -477,4 +480,24 @@ pub fn drop_metacopy(open: &OpenLayer, path: &Path) -> Result<()> {
         Err(error) if error.errno() == Errno::ENODATA => Ok(()),
         other => other,
     }
+}
+
+/// Gives a copy of metadata at `path` in the tree its content, `size` bytes, in place, under all
+/// of its names. Nobody has it open.
+///
+/// # Errors
+/// What the disk reports; then it still is such a copy.
+pub fn fill(open: &OpenLayer, from: &OwnedFd, path: &Path, size: u64) -> Result<()> {
+    let path = Path::new(TREE).join(path);
+    let file = at::open(open, &path, OFlag::O_RDWR, 0)?;
+    let before = at::fstat(&file)?.attr;
+    let capability = xattr::get(open, &path, CAPABILITY)?;
+    copy::file(from, &file, size)?;
+    nix::unistd::fsync(&file)?;
+    if let Some(capability) = capability {
+        // A write takes it.
+        xattr::fset(&file, CAPABILITY, &capability)?;
+    }
+    at::futimens(&file, SetTime::To(before.atime), SetTime::To(before.mtime))?;
+    drop_metacopy(open, &path)
 }

@@ -4,14 +4,16 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::DiskNumbers;
 use crate::error::{Error, Result};
 use crate::sys::{at, xattr};
 use crate::tree::marker::{self, Marks};
-use crate::tree::union::{Entry, Name, redirect_target};
+use crate::tree::union::{Entry, Name, Redirect, redirect};
 use crate::tree::{Ino, Kind};
 
 /// How a layer says that a name is deleted.
@@ -29,6 +31,15 @@ pub enum Whiteouts {
 pub struct DiskTree {
     root: OwnedFd,
     whiteouts: Whiteouts,
+    foreign: Option<Foreign>,
+}
+
+/// A tree that others write as well, in all the forms that the kernel's overlayfs knows.
+#[derive(Clone, Debug)]
+struct Foreign {
+    /// What the paths begin with, where the tree's root is the mapped path itself.
+    lead: Option<OsString>,
+    numbers: Arc<DiskNumbers>,
 }
 
 /// Set behind the number in [`marker::INO`] when the entry has further markers,
@@ -65,7 +76,46 @@ fn parse_ino(value: &[u8]) -> Option<(Ino, bool)> {
 impl DiskTree {
     /// Reads the tree below `root`.
     pub fn new(root: OwnedFd, whiteouts: Whiteouts) -> DiskTree {
-        DiskTree { root, whiteouts }
+        DiskTree {
+            root,
+            whiteouts,
+            foreign: None,
+        }
+    }
+
+    /// Reads a tree that others wrote as well, the kernel's overlayfs among them. What carries no
+    /// number gets one from `numbers`.
+    pub fn of_upper(root: OwnedFd, whiteouts: Whiteouts, numbers: Arc<DiskNumbers>) -> DiskTree {
+        let lead = None;
+        DiskTree {
+            root,
+            whiteouts,
+            foreign: Some(Foreign { lead, numbers }),
+        }
+    }
+
+    /// Reads a directory that nobody writes, and that may be the upper one of somebody else's
+    /// overlay, as the mapped path `lead`. All numbers come from `numbers`: what is written on
+    /// entries was of another mount.
+    pub fn of_lower(root: OwnedFd, lead: OsString, numbers: Arc<DiskNumbers>) -> DiskTree {
+        let lead = Some(lead);
+        DiskTree {
+            root,
+            whiteouts: Whiteouts::Device,
+            foreign: Some(Foreign { lead, numbers }),
+        }
+    }
+
+    /// Another reader of the same tree.
+    ///
+    /// # Errors
+    /// As fcntl(2) `F_DUPFD_CLOEXEC`.
+    pub fn again(&self) -> Result<DiskTree> {
+        Ok(DiskTree {
+            root: at::dup(&self.root)?,
+            whiteouts: self.whiteouts,
+            foreign: self.foreign.clone(),
+        })
     }
 
     /// The descriptor of the tree's root.
@@ -78,41 +128,74 @@ impl DiskTree {
         self.whiteouts
     }
 
-    fn is_whiteout(&self, path: &Path, stat: &at::Stat) -> Result<bool> {
-        let attr = &stat.attr;
-        match self.whiteouts {
-            Whiteouts::Device => Ok(attr.kind == Kind::CharDevice && attr.rdev == 0),
-            Whiteouts::Xattr => Ok(attr.kind == Kind::File
-                && attr.size == 0
-                && xattr::get(&self.root, path, marker::XWHITEOUT)?.is_some()),
+    /// Where a path lies below the root's descriptor.
+    fn inner<'a>(&self, path: &'a Path) -> Result<&'a Path> {
+        let Some(lead) = self.foreign.as_ref().and_then(|tree| tree.lead.as_ref()) else {
+            return Ok(path);
+        };
+        let mut components = path.components();
+        match components.next() {
+            Some(first) if first.as_os_str() == lead => Ok(components.as_path()),
+            _ => Err(Errno::ENOENT.into()),
         }
     }
 
-    fn marks(&self, path: &Path, kind: Kind) -> Result<Marks> {
+    fn is_whiteout(&self, inner: &Path, stat: &at::Stat) -> Result<bool> {
+        let attr = &stat.attr;
+        let device = self.whiteouts == Whiteouts::Device || self.foreign.is_some();
+        let marked = self.whiteouts == Whiteouts::Xattr || self.foreign.is_some();
+        if device && attr.kind == Kind::CharDevice && attr.rdev == 0 {
+            return Ok(true);
+        }
+        Ok(marked
+            && attr.kind == Kind::File
+            && attr.size == 0
+            && xattr::get(&self.root, inner, marker::XWHITEOUT)?.is_some())
+    }
+
+    fn marks(&self, path: &Path, inner: &Path, kind: Kind) -> Result<Marks> {
         let mut marks = Marks::default();
+        // It may have been a directory further down in another overlay; a root hides nothing.
+        if self.foreign.is_some() && path.components().nth(1).is_none() {
+            return Ok(marks);
+        }
         match kind {
             Kind::Dir => {
-                let opaque = xattr::get(&self.root, path, marker::OPAQUE)?;
+                let opaque = xattr::get(&self.root, inner, marker::OPAQUE)?;
                 marks.opaque = opaque.as_deref() == Some(b"y");
             }
             Kind::File => {
-                marks.metacopy = xattr::get(&self.root, path, marker::METACOPY)?.is_some();
+                marks.metacopy = xattr::get(&self.root, inner, marker::METACOPY)?.is_some();
             }
             _ => return Ok(marks),
         }
         if (kind == Kind::Dir || marks.metacopy)
-            && let Some(text) = xattr::get(&self.root, path, marker::REDIRECT)?
+            && let Some(text) = xattr::get(&self.root, inner, marker::REDIRECT)?
         {
             let text = OsString::from_vec(text);
-            let target = redirect_target(path, &text).ok_or_else(|| {
-                Error::new(
-                    Errno::EIO,
-                    format!("{}: bad redirect {text:?}", path.display()),
-                )
-            })?;
-            marks.redirect = Some(target);
+            match redirect(path, &text) {
+                Some(Redirect::To(target)) => marks.redirect = Some(target),
+                Some(Redirect::Renamed(name)) => marks.renamed = Some(name),
+                None => {
+                    let text = format!("{}: bad redirect {text:?}", path.display());
+                    return Err(Error::new(Errno::EIO, text));
+                }
+            }
         }
         Ok(marks)
+    }
+
+    /// The number that is written on an entry, and whether that has more markers.
+    fn written(&self, inner: &Path) -> Result<Option<(Ino, bool)>> {
+        if self
+            .foreign
+            .as_ref()
+            .is_some_and(|tree| tree.lead.is_some())
+        {
+            return Ok(None);
+        }
+        let value = xattr::get(&self.root, inner, marker::INO)?;
+        Ok(value.as_deref().and_then(parse_ino))
     }
 
     /// The entry at `path`.
@@ -120,30 +203,45 @@ impl DiskTree {
     /// # Errors
     /// What the disk reports; `EIO` for a marker that makes no sense.
     pub fn entry(&self, path: &Path) -> Result<Option<Entry>> {
-        let Some(mut stat) = at::stat_if_there(&self.root, path)? else {
+        let Ok(inner) = self.inner(path) else {
             return Ok(None);
         };
-        if self.is_whiteout(path, &stat)? {
+        let Some(mut stat) = at::stat_if_there(&self.root, inner)? else {
+            return Ok(None);
+        };
+        if self.is_whiteout(inner, &stat)? {
             return Ok(Some(Entry::Whiteout));
         }
         let kind = stat.attr.kind;
-        let known = xattr::get(&self.root, path, marker::INO)?
-            .as_deref()
-            .and_then(parse_ino);
-        stat.attr.ino = known.map_or(0, |(ino, _)| ino);
+        let known = self.written(inner)?;
+        stat.attr.ino = match (known, &self.foreign) {
+            (Some((ino, _)), _) => ino,
+            (None, Some(tree)) => tree.numbers.of(stat.dev, stat.ino),
+            (None, None) => 0,
+        };
         let marks = match known {
             Some((_, false)) => Marks::default(),
             _ => {
                 if kind == Kind::File
                     && stat.attr.size == 0
-                    && xattr::get(&self.root, path, marker::NULL_DEVICE)?.is_some()
+                    && xattr::get(&self.root, inner, marker::NULL_DEVICE)?.is_some()
                 {
                     stat.attr.kind = Kind::CharDevice;
                 }
-                self.marks(path, stat.attr.kind)?
+                self.marks(path, inner, stat.attr.kind)?
             }
         };
         Ok(Some(Entry::Present(stat.attr, marks)))
+    }
+
+    /// Whether a directory may hold empty files that are whiteouts.
+    fn marks_whiteouts(&self, inner: &Path) -> Result<bool> {
+        Ok(match (self.whiteouts, &self.foreign) {
+            (Whiteouts::Xattr, _) => true,
+            // overlayfs.rst, "whiteouts and opaque directories".
+            (_, Some(_)) => xattr::get(&self.root, inner, marker::OPAQUE)?.as_deref() == Some(b"x"),
+            (_, None) => false,
+        })
     }
 
     /// The names in the directory at `path`.
@@ -151,16 +249,25 @@ impl DiskTree {
     /// # Errors
     /// As openat(2), getdents64(2).
     pub fn names(&self, path: &Path) -> Result<Vec<Name>> {
+        let dir = self.inner(path)?;
+        let marked = self.marks_whiteouts(dir)?;
+        let device = self.whiteouts == Whiteouts::Device || self.foreign.is_some();
+        let numbers = match &self.foreign {
+            Some(tree) if tree.lead.is_some() => {
+                Some((&tree.numbers, at::stat(&self.root, dir)?.dev))
+            }
+            _ => None,
+        };
         let mut names = Vec::new();
-        for entry in at::list(&self.root, path)? {
-            let inner = path.join(&entry.name);
-            let suspect = matches!(
-                (self.whiteouts, entry.kind),
-                (_, None)
-                    | (Whiteouts::Device, Some(Kind::CharDevice))
-                    | (Whiteouts::Xattr, Some(Kind::File))
-            );
+        for entry in at::list(&self.root, dir)? {
+            let suspect = match entry.kind {
+                None => true,
+                Some(Kind::CharDevice) => device,
+                Some(Kind::File) => marked,
+                Some(_) => false,
+            };
             let kind = if suspect {
+                let inner = dir.join(&entry.name);
                 let Some(stat) = at::stat_if_there(&self.root, &inner)? else {
                     continue;
                 };
@@ -175,7 +282,7 @@ impl DiskTree {
             names.push(Name {
                 name: entry.name,
                 kind,
-                ino: 0,
+                ino: numbers.map_or(0, |(numbers, device)| numbers.of(device, entry.ino)),
             });
         }
         Ok(names)
@@ -186,7 +293,8 @@ impl DiskTree {
     /// # Errors
     /// As openat(2).
     pub fn open(&self, path: &Path) -> Result<OwnedFd> {
-        at::open(&self.root, path, OFlag::O_RDONLY | OFlag::O_NONBLOCK, 0)
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK;
+        at::open(&self.root, self.inner(path)?, flags, 0)
     }
 
     /// The target of a symbolic link.
@@ -194,7 +302,7 @@ impl DiskTree {
     /// # Errors
     /// As readlinkat(2).
     pub fn readlink(&self, path: &Path) -> Result<OsString> {
-        at::readlink(&self.root, path)
+        at::readlink(&self.root, self.inner(path)?)
     }
 
     /// An extended attribute under its name in a view.
@@ -202,6 +310,7 @@ impl DiskTree {
     /// # Errors
     /// As lgetxattr(2), but for absence.
     pub fn xattr(&self, path: &Path, name: &OsStr) -> Result<Option<Vec<u8>>> {
+        let path = self.inner(path)?;
         match name.to_str() {
             Some(text) => match marker::xattr_to_layer(text) {
                 Some(inside) => xattr::get(&self.root, path, inside.as_ref()),
@@ -216,7 +325,7 @@ impl DiskTree {
     /// # Errors
     /// As llistxattr(2).
     pub fn xattrs(&self, path: &Path) -> Result<Vec<OsString>> {
-        let list = xattr::list(&self.root, path)?;
+        let list = xattr::list(&self.root, self.inner(path)?)?;
         Ok(list
             .into_iter()
             .filter_map(|name| match std::str::from_utf8(name.as_bytes()) {

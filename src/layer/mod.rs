@@ -9,12 +9,15 @@ mod fill;
 mod forget;
 mod held;
 mod ino;
+mod lower;
 mod manifest;
+mod numbers;
 mod open;
 mod partial;
 mod reads;
 mod seal;
 mod stack;
+mod upper;
 mod walk;
 
 use std::collections::HashMap;
@@ -36,14 +39,17 @@ pub use fill::fill_open;
 pub use forget::forget_root;
 pub use held::{part_from_writers, replace_by_copy};
 pub use ino::Inos;
+pub use lower::Lower;
 pub use manifest::Manifest;
-pub use open::{LinkState, OpenLayer, TREE};
+pub use numbers::DiskNumbers;
+pub use open::{LinkState, Manner, OpenLayer, TREE};
 pub use partial::Partial;
 pub use reads::{read_reads, write_reads};
 pub use seal::{
     SealedLayer, finish_seal, read_open, seal, seal_unswept, sweep_or_leave, sweep_sealed,
 };
 pub use stack::Stack;
+pub use upper::{Scratch, settle};
 pub use walk::{Visit, walk};
 
 /// An immutable layer: the base, or a sealed diff.

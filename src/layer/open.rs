@@ -56,6 +56,33 @@ pub struct OpenLayer {
     links: Mutex<HashMap<Ino, LinkState>>,
     journal: Mutex<File>,
     maps: Mutex<HashMap<Ino, Arc<BlockMap>>>,
+    manner: Manner,
+    start: PathBuf,
+    room: Option<OwnedFd>,
+}
+
+/// In which forms an open layer may hold what was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// Files of which only a part is here, the rest being below: copies of metadata.
+    pub parts: bool,
+    /// Directories that go on below under another name (redirects).
+    pub redirects: bool,
+    /// Nothing may be changed.
+    pub read_only: bool,
+    /// Somebody else has written here, and then a file can have several names that nobody counted.
+    pub foreign: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Manner {
+        Manner {
+            parts: true,
+            redirects: true,
+            read_only: false,
+            foreign: false,
+        }
+    }
 }
 
 impl OpenLayer {
@@ -71,22 +98,42 @@ impl OpenLayer {
     fn try_open(path: &Path) -> Result<OpenLayer> {
         std::fs::create_dir_all(path)?;
         let dir = at::open_dir(nix::fcntl::AT_FDCWD, path)?;
+        let (manner, start) = (Manner::default(), PathBuf::new());
+        Self::around(path, dir, manner, start, Self::plain_tree)
+    }
+
+    /// The tree of a layer that is ours alone.
+    pub(super) fn plain_tree(dir: &OwnedFd, whiteouts: Whiteouts) -> Result<DiskTree> {
+        at::mkdir_if_missing(dir, Path::new(TREE), 0o755)?;
+        // What is taken up may have got some before.
+        hand_nothing_down(dir, Path::new(TREE), 0o755)?;
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let root = at::open(dir, Path::new(TREE), flags, 0)?;
+        Ok(DiskTree::new(root, whiteouts))
+    }
+
+    /// An open layer whose tree is what `tree` makes or finds at `tree/` below `dir`; of that,
+    /// `start` and what is below is the layer's.
+    pub(super) fn around(
+        path: &Path,
+        dir: OwnedFd,
+        manner: Manner,
+        start: PathBuf,
+        tree: impl FnOnce(&OwnedFd, Whiteouts) -> Result<DiskTree>,
+    ) -> Result<OpenLayer> {
         // An entry that is made here inherits from the tree's directories alone.
         hand_nothing_down(&dir, Path::new(""), 0o755)?;
         at::remove_all(&dir, Path::new(WORK))?;
         at::remove_all(&dir, Path::new(ORPHANS))?;
-        for name in [TREE, INDEX, ORPHANS, WORK] {
+        for name in [INDEX, ORPHANS, WORK] {
             at::mkdir_if_missing(&dir, Path::new(name), 0o755)?;
         }
-        // What is taken up may have got some before.
-        hand_nothing_down(&dir, Path::new(TREE), 0o755)?;
         let whiteouts = match at::mknod(&dir, Path::new(WHITEOUT), Kind::CharDevice, 0, 0) {
             Ok(()) => Whiteouts::Device,
             Err(error) if matches!(error.errno(), Errno::EPERM | Errno::EINVAL) => Whiteouts::Xattr,
             Err(error) => return Err(error),
         };
-        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
-        let tree = DiskTree::new(at::open(&dir, Path::new(TREE), flags, 0)?, whiteouts);
+        let tree = tree(&dir, whiteouts)?;
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_APPEND;
         let mut journal = File::from(at::open(&dir, Path::new(LINKS), flags, 0o600)?);
         let links = replay(&mut journal)?;
@@ -99,7 +146,42 @@ impl OpenLayer {
             links: Mutex::new(Rank::LinkStates, links),
             journal: Mutex::new(Rank::LinkJournal, journal),
             maps: Mutex::new(Rank::Maps, maps),
+            manner,
+            start,
+            room: None,
         })
+    }
+
+    /// The same, that tells of the room of another filesystem.
+    pub(super) fn with_room(mut self, room: OwnedFd) -> OpenLayer {
+        self.room = Some(room);
+        self
+    }
+
+    /// What to ask how much room there is (statfs(2)).
+    pub fn room(&self) -> &OwnedFd {
+        self.room.as_ref().unwrap_or(&self.dir)
+    }
+
+    /// What it may hold.
+    pub fn manner(&self) -> Manner {
+        self.manner
+    }
+
+    /// What of the tree is the layer's: all, or one directory and what is below.
+    pub fn start(&self) -> &Path {
+        &self.start
+    }
+
+    /// Fails where nothing may be changed.
+    ///
+    /// # Errors
+    /// `EROFS`.
+    pub fn writable(&self) -> Result<()> {
+        match self.manner.read_only {
+            true => Err(Errno::EROFS.into()),
+            false => Ok(()),
+        }
     }
 
     /// Where it lies.

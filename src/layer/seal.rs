@@ -189,13 +189,13 @@ pub(super) fn write_links(open: &OpenLayer, stack: &Stack) -> Result<BTreeMap<In
     let top = stack.layers().len();
     let upper = OpenTree {
         dir: None,
-        tree: DiskTree::new(at::dup(open.tree().root())?, open.tree().whiteouts()),
+        tree: open.tree().again()?,
         maps: HashMap::new(),
     };
     let view = stack.with(Arc::new(upper));
     let mut missing: u64 = wanted.values().map(|nlink| u64::from(*nlink)).sum();
     let mut names = Vec::new();
-    walk(&view, Path::new(""), &mut |path, found| {
+    walk(&view, open.start(), &mut |path, found| {
         if found.attr.kind != Kind::Dir && wanted.contains_key(&found.attr.ino) {
             if found.parts[0].layer != top {
                 names.push((path.to_path_buf(), found.attr.ino));

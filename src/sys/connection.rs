@@ -3,18 +3,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
-use super::at;
+use super::{at, mount};
 use crate::error::{Context, Result};
-
-/// `FSCONFIG_CMD_CREATE` and `FSMOUNT_CLOEXEC` (linux/mount.h).
-const CREATE: libc::c_uint = 6;
-const CLOEXEC: libc::c_uint = 1;
 
 /// The means to end one connection.
 ///
@@ -51,28 +46,5 @@ impl Abort {
 /// The filesystem that lists the connections, mounted nowhere: containers have
 /// it at no path, and a place to mount it at would have to be written to.
 fn control() -> Result<OwnedFd> {
-    // SAFETY: the name is NUL-terminated; the call returns a new descriptor or fails.
-    let context = unsafe { libc::syscall(libc::SYS_fsopen, c"fusectl".as_ptr(), CLOEXEC) };
-    let context = owned(context)?;
-    // SAFETY: the descriptor is open; this command takes neither key nor value.
-    let made = unsafe {
-        libc::syscall(
-            libc::SYS_fsconfig,
-            context.as_raw_fd(),
-            CREATE,
-            std::ptr::null::<libc::c_char>(),
-            std::ptr::null::<libc::c_void>(),
-            0,
-        )
-    };
-    Errno::result(made)?;
-    // SAFETY: the descriptor is open; the call returns a new descriptor or fails.
-    let mount = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, 0) };
-    owned(mount)
-}
-
-fn owned(number: libc::c_long) -> Result<OwnedFd> {
-    let fd = RawFd::try_from(Errno::result(number)?).map_err(|_| Errno::EBADF)?;
-    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    mount::detached(c"fusectl")
 }

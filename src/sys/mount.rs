@@ -1,6 +1,6 @@
 //! Mounts: clones, binds, namespaces.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -11,6 +11,41 @@ use nix::sched::CloneFlags;
 
 use super::mountinfo;
 use crate::error::{Context, Error, Result};
+
+/// `FSCONFIG_CMD_CREATE` and `FSMOUNT_CLOEXEC` (linux/mount.h).
+const CREATE: libc::c_uint = 6;
+const CLOEXEC: libc::c_uint = 1;
+
+/// A filesystem of this kind that is mounted nowhere, with its usual options.
+///
+/// # Errors
+/// As fsopen(2), fsconfig(2) and fsmount(2).
+pub fn detached(kind: &CStr) -> Result<OwnedFd> {
+    // SAFETY: the name is NUL-terminated; the call returns a new descriptor or fails.
+    let context = unsafe { libc::syscall(libc::SYS_fsopen, kind.as_ptr(), CLOEXEC) };
+    let context = owned(context)?;
+    // SAFETY: the descriptor is open; this command takes neither key nor value.
+    let made = unsafe {
+        libc::syscall(
+            libc::SYS_fsconfig,
+            context.as_raw_fd(),
+            CREATE,
+            std::ptr::null::<libc::c_char>(),
+            std::ptr::null::<libc::c_void>(),
+            0,
+        )
+    };
+    Errno::result(made)?;
+    // SAFETY: the descriptor is open; the call returns a new descriptor or fails.
+    let mount = unsafe { libc::syscall(libc::SYS_fsmount, context.as_raw_fd(), CLOEXEC, 0) };
+    owned(mount)
+}
+
+fn owned(number: libc::c_long) -> Result<OwnedFd> {
+    let fd = RawFd::try_from(Errno::result(number)?).map_err(|_| Errno::EBADF)?;
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
 
 fn c_path(path: &Path) -> Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| Errno::EINVAL.into())
@@ -50,6 +85,33 @@ pub fn clone_read_only(path: &Path) -> Result<OwnedFd> {
     };
     Errno::result(done).context(|| format!("mount_setattr {}", path.display()))?;
     Ok(fd)
+}
+
+/// Sees to it that a detached mount hears of nothing that is mounted elsewhere
+/// (mount_setattr(2), mount_namespaces(7)).
+///
+/// # Errors
+/// As mount_setattr(2).
+pub fn make_private(mount: impl AsFd) -> Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: 0,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    // SAFETY: the path is an empty C string, the struct is valid for its size.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_fd().as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    Errno::result(done).context(|| "mount_setattr")?;
+    Ok(())
 }
 
 /// Clones the mount at `path` below a directory (`OPEN_TREE_CLONE`), to be

@@ -15,6 +15,8 @@ pub const XWHITEOUT: &str = "trusted.overlay.whiteout";
 pub const INO: &str = "trusted.harness.ino";
 /// Set on an empty file that stands for a user's own 0:0 character device.
 pub const NULL_DEVICE: &str = "trusted.harness.device";
+/// Set on the root of an overlay's upper directory while it is mounted.
+pub const IN_USE: &str = "trusted.harness.overlay";
 
 /// The longest path a redirect may hold, in bytes: a disk's attributes share one
 /// block (ext4: 4 KiB with all others of the inode).
@@ -36,6 +38,9 @@ pub struct Marks {
     /// The entry continues below at this path, not at its own; relative to the
     /// layer's root, so its first component is a mapped path's index.
     pub redirect: Option<std::path::PathBuf>,
+    /// Below, the entry has this name, in the directory that it lies in: a
+    /// relative redirect, as the kernel writes it.
+    pub renamed: Option<std::ffi::OsString>,
     /// Only metadata is here, the content lies below.
     pub metacopy: bool,
 }

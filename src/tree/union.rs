@@ -69,7 +69,8 @@ pub struct Found {
     pub attr: Attr,
     /// Markers of the uppermost entry.
     pub marks: Marks,
-    /// The layers that hold it, uppermost first; exactly one unless it is a directory.
+    /// The layers that hold it, uppermost first; exactly one unless it is a directory, or a file
+    /// of which only the metadata is there, and no redirect says where the rest is.
     pub parts: Vec<Part>,
 }
 
@@ -95,31 +96,42 @@ pub fn lookup<S: LayerSet + ?Sized>(
     name: &OsStr,
 ) -> Result<Option<Found>, S::Error> {
     let mut found: Option<Found> = None;
+    let mut name = name.to_os_string();
     for part in parent {
-        let path = part.path.join(name);
+        let path = part.path.join(&name);
         let Some(entry) = set.entry(part.layer, &path)? else {
             continue;
         };
         let Entry::Present(attr, marks) = entry else {
             break;
         };
-        if !attr.is_dir() {
-            if found.is_none() {
-                let parts = vec![Part {
-                    layer: part.layer,
-                    path: path.into(),
-                }];
-                found = Some(Found { attr, marks, parts });
-            }
-            break;
-        }
-        let opaque = marks.opaque;
-        let redirect = marks.redirect.clone();
         let here = Part {
             layer: part.layer,
             path: path.into(),
         };
+        if !attr.is_dir() {
+            // Of a file of which only the metadata is here, the rest is further down.
+            let goes_on = marks.metacopy && marks.redirect.is_none();
+            let renamed = marks.renamed.clone();
+            match &mut found {
+                Some(found) if found.attr.is_dir() || attr.kind != Kind::File => break,
+                Some(found) => found.parts.push(here),
+                None => {
+                    let parts = vec![here];
+                    found = Some(Found { attr, marks, parts });
+                }
+            }
+            if !goes_on {
+                break;
+            }
+            name = renamed.unwrap_or(name);
+            continue;
+        }
+        let opaque = marks.opaque;
+        let redirect = marks.redirect.clone();
+        let renamed = marks.renamed.clone();
         match &mut found {
+            Some(found) if !found.attr.is_dir() => break,
             Some(found) => found.parts.push(here),
             None => {
                 found = Some(Found {
@@ -140,6 +152,7 @@ pub fn lookup<S: LayerSet + ?Sized>(
             }
             break;
         }
+        name = renamed.unwrap_or(name);
     }
     Ok(found)
 }
@@ -183,21 +196,34 @@ pub fn resolve<S: LayerSet + ?Sized>(
 /// # Errors
 /// What the layers report.
 pub fn content<S: LayerSet + ?Sized>(set: &S, file: &Found) -> Result<Option<Part>, S::Error> {
-    let mut part = file.parts[0].clone();
     let mut marks = file.marks.clone();
+    let mut parts = file.parts.clone().into_iter();
+    let Some(mut part) = parts.next() else {
+        return Ok(None);
+    };
     while marks.metacopy {
-        let below = marks
-            .redirect
-            .clone()
-            .unwrap_or_else(|| part.path.to_path_buf());
-        let Some(next) = resolve(set, part.layer, &below)? else {
+        if let Some(redirect) = &marks.redirect {
+            let Some(next) = resolve(set, part.layer, redirect)? else {
+                return Ok(None);
+            };
+            if next.attr.kind != Kind::File {
+                return Ok(None);
+            }
+            marks = next.marks;
+            parts = next.parts.into_iter();
+            let Some(next) = parts.next() else {
+                return Ok(None);
+            };
+            part = next;
+            continue;
+        }
+        let Some(next) = parts.next() else {
             return Ok(None);
         };
-        if next.attr.kind != Kind::File {
+        let Some(Entry::Present(_, below)) = set.entry(next.layer, &next.path)? else {
             return Ok(None);
-        }
-        part = next.parts[0].clone();
-        marks = next.marks;
+        };
+        (part, marks) = (next, below);
     }
     Ok(Some(part))
 }
@@ -220,16 +246,24 @@ pub fn names<S: LayerSet + ?Sized>(
     Ok(all)
 }
 
-/// A redirect's text as a path below the layer's root: absolute ones count from
-/// the mapped path's root, relative ones replace the last component
-/// (`overlayfs.rst`, "redirect_dir").
+/// Where an entry with a redirect goes on below.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// At this path below the layer's root.
+    To(PathBuf),
+    /// In the same directory, under this name.
+    Renamed(OsString),
+}
+
+/// A redirect's text, found at the path `own`: absolute ones count from the mapped path's root,
+/// relative ones are a name in the same directory (`overlayfs.rst`, "redirect_dir").
 ///
 /// `None` for a text that leads out of the mapped path.
-pub fn redirect_target(own: &Path, text: &OsStr) -> Option<PathBuf> {
+pub fn redirect(own: &Path, text: &OsStr) -> Option<Redirect> {
     let text = Path::new(text);
     let mapped = own.components().next()?;
-    let mut target = PathBuf::from(mapped.as_os_str());
     if text.is_absolute() {
+        let mut target = PathBuf::from(mapped.as_os_str());
         for component in text.components() {
             match component {
                 Component::RootDir => {}
@@ -237,16 +271,16 @@ pub fn redirect_target(own: &Path, text: &OsStr) -> Option<PathBuf> {
                 _ => return None,
             }
         }
-        return Some(target);
+        return Some(Redirect::To(target));
     }
     let mut components = text.components();
     match (components.next(), components.next()) {
-        (Some(Component::Normal(name)), None) => Some(own.parent()?.join(name)),
+        (Some(Component::Normal(name)), None) => Some(Redirect::Renamed(name.to_os_string())),
         _ => None,
     }
 }
 
-/// The reverse of [`redirect_target`]: the absolute text for a path below a
+/// The reverse of [`redirect`]: the absolute text for a path below a
 /// layer's root.
 pub fn redirect_text(target: &Path) -> OsString {
     let mut text = PathBuf::from("/");

@@ -11,7 +11,7 @@ use nix::unistd::{Gid, Uid};
 
 use super::node::{Content, Here, Node};
 use super::privileges::{Unprivileged, without_privileges};
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::Backing;
 use crate::layer::copy_up::Extent;
@@ -185,7 +185,7 @@ impl View {
             (inner.here.clone(), inner.unlinked)
         };
         let mut attr = match here {
-            Here::Dir(_) if node.ino == ROOT => {
+            Here::Dir(_) if node.ino == self.top => {
                 let mut attr = at::stat(&*state.open, Path::new("tree"))?.attr;
                 attr.perm = 0o755;
                 attr
@@ -365,7 +365,7 @@ impl View {
     /// As statfs(2).
     pub fn statfs(&self) -> Result<StatFs> {
         let state = self.layers()?;
-        let stat = nix::sys::statvfs::fstatvfs(&*state.open)?;
+        let stat = nix::sys::statvfs::fstatvfs(state.open.room())?;
         Ok(StatFs {
             block_size: u32::try_from(stat.fragment_size()).unwrap_or(4096),
             blocks: stat.blocks(),

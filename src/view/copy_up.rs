@@ -54,7 +54,7 @@ impl View {
         }
         let (here, named) = {
             let inner = node.inner.read();
-            (inner.here.clone(), inner.place.is_some())
+            (inner.here.clone(), inner.place.is_some() && self.metacopies)
         };
         let much = match here {
             Here::Below(lower) => lower.found(node.ino).is_ok_and(|found| {
@@ -83,6 +83,7 @@ impl View {
         if dir.upper {
             return Ok(dir);
         }
+        state.open.writable()?;
         let parent = node.place().ok_or(Errno::ENOENT)?.parent;
         self.ensure_upper(state, &parent)?;
         let _copying = node.copying.lock();
@@ -139,6 +140,7 @@ impl View {
             if self.settled(node, extent) {
                 return Ok(());
             }
+            state.open.writable()?;
         }
         let _copying = node.copying.lock();
         loop {
@@ -153,7 +155,7 @@ impl View {
                 // only a file with one name can have such.
                 let single = matches!(&work, Work::Copy(_, found) if found.attr.nlink <= 1);
                 let origin = match node.place() {
-                    Some(place) if single && extent == Extent::Metadata => {
+                    Some(place) if single && extent == Extent::Metadata && self.metacopies => {
                         let parent = self.directory(&state, &place.parent)?;
                         Some(parent.origin.join(&place.name))
                     }

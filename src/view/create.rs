@@ -11,7 +11,7 @@ use nix::fcntl::OFlag;
 use super::lookup::{Resolved, check_new_name};
 use super::lower::DirHere;
 use super::node::{Content, Here, Inherit, Node, OpenFile, UpperAt};
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::copy_up::make_node_as;
 use crate::layer::{Backing, OpenLayer, set_ino};
@@ -48,7 +48,7 @@ impl View {
         dir: &DirHere,
         name: &OsStr,
     ) -> Result<Slot> {
-        if parent.ino == ROOT {
+        if parent.ino == self.top {
             // The root holds the mapped paths and nothing else.
             return Err(Errno::EPERM.into());
         }

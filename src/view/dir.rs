@@ -100,7 +100,11 @@ impl View {
         if cookie < 1 && !emit(dot(OsStr::new("."), node.ino, 1)) {
             return Ok(());
         }
-        let parent = node.place().map_or(ROOT, |place| place.parent.ino);
+        let parent = match node.place() {
+            // Also where something would be above it: a filesystem's root is its own parent.
+            Some(place) if node.ino != ROOT => place.parent.ino,
+            _ => ROOT,
+        };
         if cookie < 2 && !emit(dot(OsStr::new(".."), parent, 2)) {
             return Ok(());
         }

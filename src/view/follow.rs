@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::lower::Lower;
 use super::name::Place;
 use super::node::{Here, Node};
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::Stack;
 use crate::tree::union::{Entry, LayerSet};
@@ -132,7 +132,7 @@ impl View {
             Some(found) if found.attr.ino == node.ino => {}
             _ => return Ok(false),
         }
-        let mut at = self.node(ROOT)?;
+        let mut at = self.node(self.top)?;
         for name in path {
             let next = {
                 let _names = at.names().read();
@@ -185,7 +185,7 @@ impl View {
             return Ok(());
         };
         if let Some(Entry::Present(_, marks)) = LayerSet::entry(&state.stack, *layer, path)? {
-            let lower = Lower::at(&state.stack, *layer, path, &marks);
+            let lower = Lower::alone(&state.stack, *layer, path, &marks);
             node.inner.write().here = Here::Below(lower);
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! From a name to an inode.
 
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dashmap::Entry;
@@ -11,8 +11,9 @@ use super::io::remove_orphan;
 use super::lower::{DirHere, Lower};
 use super::name::Place;
 use super::node::{Content, Here, Node, UpperAt};
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::{Error, Result};
+use crate::layer::copy_up;
 use crate::tree::marker::Marks;
 use crate::tree::reads::Sight;
 use crate::tree::union::{self, Found};
@@ -125,7 +126,7 @@ impl View {
             parent: parent.clone(),
             name: name.into(),
         };
-        let ino = if parent.ino == ROOT {
+        let ino = if parent.ino == self.top {
             // A mapped path's root keeps its node for life, or the bind mounts
             // that show it go stale; its name is its number.
             self.mapped_root(name).map_or(attr.ino, |node| node.ino)
@@ -173,7 +174,7 @@ impl View {
         self.nodes.iter().find_map(|node| {
             let inner = node.inner.read();
             let place = inner.place.as_ref()?;
-            (place.parent.ino == ROOT && *place.name == *name).then(|| node.value().clone())
+            (place.parent.ino == self.top && *place.name == *name).then(|| node.value().clone())
         })
     }
 
@@ -249,11 +250,8 @@ impl View {
         } else {
             let ground = dir.ground(&state.stack, found.parts[0].layer);
             Here::Below(match ground {
-                Some(ground) => Lower::on(ground, name, &found.marks),
-                None => {
-                    let part = &found.parts[0];
-                    Lower::at(&state.stack, part.layer, &part.path, &found.marks)
-                }
+                Some(ground) => Lower::on(ground, name, &found.marks, &found.parts),
+                None => Lower::at(&state.stack, &found.parts, &found.marks),
             })
         };
         Ok(Some(Resolved { attr, here }))
@@ -275,16 +273,26 @@ impl View {
             crate::layer::set_ino(state.open.tree().root(), path, attr.ino, marked)?;
         }
         if !attr.is_dir() {
-            let indexed = state
-                .open
-                .link_state(attr.ino)
-                .is_some_and(|link| link.here);
+            let known = state.open.link_state(attr.ino);
+            let mut content = self.content_place(state, dir, name, marks)?;
+            let uncounted = known.is_none() && attr.nlink > 1 && state.open.manner().foreign;
+            let indexed = if uncounted {
+                if let Content::Below { stack, part } = &content {
+                    // The kernel links copies of metadata as well; we complete such by another
+                    // file, which would have one of the names.
+                    let from = stack.layer(part.layer).open(&part.path)?;
+                    copy_up::fill(&state.open, &from, path, attr.size)?;
+                    content = Content::Whole;
+                }
+                state.open.adopt(path, attr.ino)?
+            } else {
+                known.is_some_and(|link| link.here)
+            };
             let at = if indexed {
                 UpperAt::Index
             } else {
                 UpperAt::Name
             };
-            let content = self.content_place(state, marks)?;
             return Ok(Resolved {
                 attr,
                 here: Here::Upper { at, content },
@@ -292,16 +300,8 @@ impl View {
         }
         let below = if marks.opaque {
             None
-        } else if let Some(redirect) = &marks.redirect {
-            state
-                .stack
-                .find(redirect)?
-                .map(|found| (found, redirect.clone()))
-        } else if dir.below.is_empty() {
-            None
         } else {
-            let found = state.stack.lookup(&dir.below, name)?;
-            found.map(|found| (found, dir.origin.join(name)))
+            self.goes_on(state, dir, name, marks)?
         };
         let here = match below.filter(|(found, _)| found.attr.is_dir()) {
             Some((found, origin)) => DirHere::new(found.parts, &origin, Some(found.attr), true),
@@ -313,22 +313,52 @@ impl View {
         })
     }
 
-    /// Where the content of a file of the open layer with these markers lies.
-    fn content_place(&self, state: &Layers, marks: &Marks) -> Result<Content> {
-        match (&marks.redirect, marks.metacopy) {
-            (_, false) => Ok(Content::Whole),
-            (Some(redirect), true) => {
-                let gone = || {
-                    let what = format!("{}: the content below is gone", redirect.display());
-                    Error::new(Errno::EIO, what)
-                };
-                let found = state.stack.find(redirect)?.ok_or_else(gone)?;
-                let part = Arc::new(state.stack.content(&found)?);
-                let stack = state.stack.clone();
-                Ok(Content::Below { stack, part })
-            }
-            (None, true) => Err(Error::new(Errno::EIO, "metadata copy without a redirect")),
+    /// What an entry of the open layer with these markers goes on as in the stack, and where that
+    /// shows it.
+    pub(super) fn goes_on(
+        &self,
+        state: &Layers,
+        dir: &DirHere,
+        name: &OsStr,
+        marks: &Marks,
+    ) -> Result<Option<(Found, PathBuf)>> {
+        if let Some(redirect) = &marks.redirect {
+            let found = state.stack.find(redirect)?;
+            return Ok(found.map(|found| (found, redirect.clone())));
         }
+        if dir.below.is_empty() {
+            return Ok(None);
+        }
+        let name = marks.renamed.as_deref().unwrap_or(name);
+        let found = state.stack.lookup(&dir.below, name)?;
+        Ok(found.map(|found| (found, dir.origin.join(name))))
+    }
+
+    /// Where the content of a file of the open layer with these markers lies.
+    fn content_place(
+        &self,
+        state: &Layers,
+        dir: &DirHere,
+        name: &OsStr,
+        marks: &Marks,
+    ) -> Result<Content> {
+        if !marks.metacopy {
+            return Ok(Content::Whole);
+        }
+        let (found, _) = self.goes_on(state, dir, name, marks)?.ok_or_else(|| {
+            let what = format!("{}: the content below is gone", Path::new(name).display());
+            Error::new(Errno::EIO, what)
+        })?;
+        if found.attr.kind != Kind::File {
+            let what = format!(
+                "{}: the content below is no file",
+                Path::new(name).display()
+            );
+            return Err(Error::new(Errno::EIO, what));
+        }
+        let part = Arc::new(state.stack.content(&found)?);
+        let stack = state.stack.clone();
+        Ok(Content::Below { stack, part })
     }
 
     /// Gives a number to an entry of a layer that carries none.

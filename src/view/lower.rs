@@ -38,8 +38,8 @@ pub(super) struct Ground {
     stack: Stack,
     /// The directory in its layer.
     dir: Part,
-    /// They have no content of their own: it lies further down.
-    metacopy: bool,
+    /// Of one that has no content of its own: where more of it may lie, as [`Found::parts`].
+    metacopy: Option<Box<[Part]>>,
 }
 
 impl DirHere {
@@ -86,7 +86,7 @@ impl Ground {
         Arc::new(Ground {
             stack: stack.clone(),
             dir: dir.clone(),
-            metacopy: false,
+            metacopy: None,
         })
     }
 
@@ -104,28 +104,38 @@ pub(super) struct Lower {
 }
 
 impl Lower {
-    /// An entry on ground that it shares with others, with these markers.
-    pub fn on(ground: Arc<Ground>, name: &OsStr, marks: &Marks) -> Lower {
+    /// An entry on ground that it shares with others, with these markers and parts.
+    pub fn on(ground: Arc<Ground>, name: &OsStr, marks: &Marks, parts: &[Part]) -> Lower {
         let ground = match marks.metacopy {
             false => ground,
             true => Arc::new(Ground {
                 stack: ground.stack.clone(),
                 dir: ground.dir.clone(),
-                metacopy: true,
+                metacopy: Some(parts.into()),
             }),
         };
         let name = name.into();
         Lower { ground, name }
     }
 
-    /// The entry at a path of a layer.
-    pub fn at(stack: &Stack, layer: usize, path: &Path, marks: &Marks) -> Lower {
+    /// The entry with these parts.
+    pub fn at(stack: &Stack, parts: &[Part], marks: &Marks) -> Lower {
+        let (layer, path) = match parts {
+            [first, ..] => (first.layer, &*first.path),
+            [] => (0, Path::new("")),
+        };
         let dir = Part {
             layer,
             path: path.parent().unwrap_or(Path::new("")).into(),
         };
         let name = path.file_name().unwrap_or_default();
-        Lower::on(Ground::new(stack, &dir), name, marks)
+        Lower::on(Ground::new(stack, &dir), name, marks, parts)
+    }
+
+    /// The entry at a path of a layer that says itself where the rest of it is, if that is elsewhere.
+    pub fn alone(stack: &Stack, layer: usize, path: &Path, marks: &Marks) -> Lower {
+        let path = path.into();
+        Lower::at(stack, &[Part { layer, path }], marks)
     }
 
     /// The index of its layer.
@@ -151,8 +161,13 @@ impl Lower {
         match LayerSet::entry(self.stack(), layer, &path)? {
             Some(Entry::Present(attr, marks)) => {
                 let attr = Attr { ino, ..attr };
-                let path = path.into();
-                let parts = vec![Part { layer, path }];
+                let parts = match &self.ground.metacopy {
+                    Some(parts) => parts.to_vec(),
+                    None => vec![Part {
+                        layer,
+                        path: path.into(),
+                    }],
+                };
                 Ok(Found { attr, marks, parts })
             }
             _ => Err(Errno::ESTALE.into()),
@@ -161,12 +176,12 @@ impl Lower {
 
     /// Opens the content of a file, as it lies.
     pub fn backing(&self, ino: Ino) -> Result<Backing> {
-        match self.ground.metacopy {
-            false => self.stack().backing_at(&Part {
+        match &self.ground.metacopy {
+            None => self.stack().backing_at(&Part {
                 layer: self.layer(),
                 path: self.path().into(),
             }),
-            true => self.stack().backing(&self.found(ino)?),
+            Some(_) => self.stack().backing(&self.found(ino)?),
         }
     }
 

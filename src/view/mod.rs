@@ -45,6 +45,7 @@ pub use rename::RenameMode;
 pub use xattr::{ACCESS_ACL, SetXattr};
 
 use lower::DirHere;
+use name::Place;
 use node::{Here, Node};
 use reads::Notes;
 
@@ -53,8 +54,11 @@ pub fn missing() -> crate::tree::Attr {
     lookup::empty_attr(Kind::File)
 }
 
-/// The root's inode number: it holds one entry per mapped path.
+/// The root's inode number: it holds one entry per mapped path, or is the only one.
 pub const ROOT: Ino = 1;
+/// The number of what would hold the mapped paths, where the root is the only one. Files have
+/// larger ones.
+const ABOVE: Ino = 2;
 
 /// Which files are not copied before they are written, but taken over in parts.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +74,11 @@ impl Parts {
     /// and writes by itself, so a copy soon pays.
     pub const STEP: Parts = Parts {
         whole: 256 << 20,
+        block: BLOCK,
+    };
+    /// For an open layer that others are to understand.
+    pub const NONE: Parts = Parts {
+        whole: u64::MAX,
         block: BLOCK,
     };
     /// For a live view, where it does not.
@@ -112,6 +121,10 @@ pub struct View {
     inos: Arc<Inos>,
     /// Numbers of entries of layers that carry none, by layer and path.
     unnumbered: DashMap<(usize, PathBuf), Ino>,
+    /// The inode that holds the mapped paths.
+    top: Ino,
+    /// Whether the open layer may hold copies of metadata.
+    metacopies: bool,
     live: bool,
     parts: Parts,
     /// What was seen of the stack, unless the view is live.
@@ -149,12 +162,54 @@ impl View {
         live: bool,
         parts: Parts,
     ) -> Result<Arc<View>> {
+        let notes = (!live).then(Notes::new);
+        let view = View::over(stack, open, inos, ROOT, live, parts, notes);
+        Ok(Arc::new(view))
+    }
+
+    /// A view that shows one mapped path of `stack`, called `name`, as its root, and notes nothing
+    /// of what is seen.
+    ///
+    /// # Errors
+    /// What the disk reports; `ENOENT` where there is no such path.
+    pub fn alone(
+        stack: Stack,
+        open: OpenLayer,
+        inos: Arc<Inos>,
+        name: &std::ffi::OsStr,
+    ) -> Result<Arc<View>> {
+        let view = View::over(stack, open, inos, ABOVE, false, Parts::NONE, None);
+        {
+            let state = view.layers()?;
+            let parent = view.node(ABOVE)?;
+            let found = view.resolve(&state, &parent, name)?.ok_or(Errno::ENOENT)?;
+            let place = Place {
+                parent,
+                name: name.into(),
+            };
+            let root = Node::new(ROOT, Kind::Dir, Some(place), 0, found.here);
+            root.count_lookup();
+            view.nodes.insert(ROOT, Arc::new(root));
+        }
+        Ok(Arc::new(view))
+    }
+
+    fn over(
+        stack: Stack,
+        open: OpenLayer,
+        inos: Arc<Inos>,
+        top: Ino,
+        live: bool,
+        parts: Parts,
+        notes: Option<Notes>,
+    ) -> View {
         let root = root(&stack);
         let nodes = DashMap::new();
-        let root = Node::new(ROOT, Kind::Dir, None, 0, root);
+        let root = Node::new(top, Kind::Dir, None, 0, root);
         root.count_lookup();
-        nodes.insert(ROOT, Arc::new(root));
-        Ok(Arc::new(View {
+        nodes.insert(top, Arc::new(root));
+        View {
+            metacopies: open.manner().parts,
             state: RwLock::new(
                 Rank::View,
                 Layers {
@@ -168,12 +223,13 @@ impl View {
             next_handle: AtomicU64::new(1),
             inos,
             unnumbered: DashMap::new(),
+            top,
             live,
             parts,
-            notes: (!live).then(Notes::new),
+            notes,
             closed: AtomicBool::new(false),
             dropped: AtomicUsize::new(0),
-        }))
+        }
     }
 
     /// Gives all files of the open layer the content that they still have below.
@@ -409,7 +465,7 @@ impl View {
         let mut dropped = 0;
         let mut next = vec![ino];
         while let Some(ino) = next.pop() {
-            if ino == ROOT {
+            if ino == self.top {
                 continue;
             }
             let gone = self.nodes.remove_if(&ino, |_, node| {

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
+use super::View;
 use super::node::{Here, Node};
-use super::{ROOT, View};
 use crate::sys::ordered::{Mutex, Rank};
 use crate::tree::listing::hash;
 use crate::tree::reads::{Reads, Sight};
@@ -82,7 +82,7 @@ impl View {
     pub(super) fn saw_name(&self, parent: &Node, name: &OsStr, sight: Sight) {
         let Some(notes) = &self.notes else { return };
         // The mapped paths themselves are there for everybody.
-        if parent.ino == ROOT {
+        if parent.ino == self.top {
             return;
         }
         let missing = match sight {
@@ -109,7 +109,7 @@ impl View {
     /// The attributes of a name were given with a listing.
     pub(super) fn told_of(&self, parent: &Node, name: &OsStr) {
         if let Some(notes) = &self.notes
-            && parent.ino != ROOT
+            && parent.ino != self.top
         {
             self.note(notes, parent, name, Sight::TOLD);
         }
@@ -118,7 +118,7 @@ impl View {
     /// A directory is listed.
     pub(super) fn saw_names(&self, dir: &Node) {
         let Some(notes) = &self.notes else { return };
-        if dir.ino != ROOT && dir.marks.add(SEEN) & SEEN == 0 {
+        if dir.ino != self.top && dir.marks.add(SEEN) & SEEN == 0 {
             self.note(notes, dir, OsStr::new(""), Sight::LISTED);
         }
     }

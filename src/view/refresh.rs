@@ -9,7 +9,7 @@ use super::lookup::{Resolved, empty_attr};
 use super::lower::{DirHere, Lower};
 use super::name::Place;
 use super::node::{Here, Node};
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::Stack;
 use crate::tree::union::{Entry, LayerSet};
@@ -44,7 +44,7 @@ impl View {
             }
             (inner.places(), inner.unlinked)
         };
-        if node.ino == ROOT {
+        if node.ino == self.top {
             self.seat(state, node, super::root(&state.stack), Vec::new());
             return Ok(());
         }
@@ -83,7 +83,7 @@ impl View {
             let Some(Resolved { attr, here: now }) = resolved else {
                 continue;
             };
-            if attr.ino == node.ino || parent.ino == ROOT && attr.kind == node.kind {
+            if attr.ino == node.ino || parent.ino == self.top && attr.kind == node.kind {
                 here.get_or_insert(now);
                 kept.push(place.clone());
             }
@@ -124,9 +124,10 @@ impl View {
     pub(super) fn found_now(&self, state: &Layers, lower: &Lower) -> Result<Option<(Lower, u32)>> {
         let (stack, layer, path) = (&state.stack, lower.layer(), lower.path());
         match LayerSet::entry(stack, layer, &path)? {
-            Some(Entry::Present(attr, marks)) => {
-                Ok(Some((Lower::at(stack, layer, &path, &marks), attr.nlink)))
-            }
+            Some(Entry::Present(attr, marks)) => Ok(Some((
+                Lower::alone(stack, layer, &path, &marks),
+                attr.nlink,
+            ))),
             _ => Ok(None),
         }
     }
@@ -190,7 +191,7 @@ fn find_in_layer(stack: &Stack, layer: usize, ino: Ino) -> Result<Option<Lower>>
                 Some(Kind::Dir) => dirs.push(path),
                 Some(_) => match LayerSet::entry(stack, layer, &path)? {
                     Some(Entry::Present(attr, marks)) if attr.ino == ino => {
-                        return Ok(Some(Lower::at(stack, layer, &path, &marks)));
+                        return Ok(Some(Lower::alone(stack, layer, &path, &marks)));
                     }
                     _ => {}
                 },

@@ -8,7 +8,7 @@ use nix::errno::Errno;
 
 use super::lower::DirHere;
 use super::node::{Here, Node, UpperAt};
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::{LinkState, OpenLayer};
 use crate::sys::at;
@@ -59,7 +59,7 @@ impl View {
         if node.is_dir() {
             return Err(Errno::EISDIR.into());
         }
-        if parent.ino == ROOT {
+        if parent.ino == self.top {
             return Err(Errno::EBUSY.into());
         }
         // What is removed either lies in the open layer or needs a whiteout there.
@@ -206,7 +206,7 @@ impl View {
         if !node.is_dir() {
             return Err(Errno::ENOTDIR.into());
         }
-        if parent.ino == ROOT {
+        if parent.ino == self.top {
             return Err(Errno::EBUSY.into());
         }
         let _own_names = node.names().write();

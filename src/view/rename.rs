@@ -11,12 +11,13 @@ use super::link::mapped;
 use super::lookup::check_new_name;
 use super::name::Place;
 use super::node::Node;
-use super::{Layers, ROOT, View};
+use super::{Layers, View};
 use crate::error::Result;
 use crate::layer::OpenLayer;
 use crate::layer::copy_up::{Extent, make_node_as};
 use crate::sys::at;
 use crate::tree::listing::Listed;
+use crate::tree::marker::Marks;
 use crate::tree::union::{Entry, redirect_text};
 use crate::tree::{Attr, Ino, Kind, marker};
 
@@ -118,7 +119,7 @@ impl View {
         may: impl Fn(&Arc<Node>) -> bool,
     ) -> Result<bool> {
         check_new_name(to)?;
-        if from_parent == ROOT || to_parent == ROOT {
+        if from_parent == self.top || to_parent == self.top {
             return Err(Errno::EBUSY.into());
         }
         loop {
@@ -284,7 +285,9 @@ impl View {
         match node.dir() {
             // As overlayfs answers when a redirect does not fit.
             Some(dir)
-                if !dir.below.is_empty() && dir.origin.as_os_str().len() > marker::REDIRECT_MAX =>
+                if !dir.below.is_empty()
+                    && (!open.manner().redirects
+                        || dir.origin.as_os_str().len() > marker::REDIRECT_MAX) =>
             {
                 Err(Errno::EXDEV.into())
             }
@@ -298,13 +301,33 @@ impl View {
             Some(_) => Ok(()),
             None => {
                 let relative = from.parent.path().join(from.name);
-                if open.entry(&relative)?.is_none() {
+                match open.entry(&relative)? {
                     // Copied up through another of its names.
-                    at::link(open, &OpenLayer::index_path(node.ino), open, &path)?;
+                    None => at::link(open, &OpenLayer::index_path(node.ino), open, &path),
+                    Some(Entry::Present(_, marks))
+                        if marks.metacopy && marks.redirect.is_none() =>
+                    {
+                        self.name_content(state, from, node, &marks)
+                    }
+                    Some(_) => Ok(()),
                 }
-                Ok(())
             }
         }
+    }
+
+    /// Says where the content of a copy of metadata lies, which its name tells as long as it keeps
+    /// that: the kernel makes such.
+    fn name_content(&self, state: &Layers, at: &End<'_>, node: &Node, marks: &Marks) -> Result<()> {
+        let dir = self.directory(state, at.parent)?;
+        let below = self.goes_on(state, &dir, at.name, marks)?;
+        let (_, origin) = below.ok_or(Errno::EIO)?;
+        if origin.as_os_str().len() > marker::REDIRECT_MAX {
+            return Err(Errno::EXDEV.into());
+        }
+        let text = redirect_text(&origin);
+        state
+            .open
+            .mark(&at.path(), node.ino, marker::REDIRECT, &text)
     }
 
     /// Sees whether the new name may be replaced (rename(2)).

@@ -66,8 +66,7 @@ pub fn settle(dir: &Path) -> Result<PathBuf> {
 /// # Errors
 /// `EBUSY` if one does.
 pub fn uncovered(dir: &Path) -> Result<()> {
-    let above =
-        |mount: &mountinfo::Mount| mountinfo::is_ours(&mount.kind) && dir.starts_with(&mount.at);
+    let above = |mount: &mountinfo::Mount| mount.is_of_stage() && dir.starts_with(&mount.at);
     match mountinfo::own()?.iter().find(|mount| above(mount)) {
         None => Ok(()),
         Some(mount) => {

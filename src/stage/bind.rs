@@ -48,7 +48,7 @@ pub fn check(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure>
     remove_dead(mapped)?;
     let mounts = mountinfo::own()?;
     for path in mapped {
-        if let Some(ours) = topmost(&mounts, path).filter(|top| mountinfo::is_ours(&top.kind)) {
+        if let Some(ours) = topmost(&mounts, path).filter(|top| top.is_of_stage()) {
             let stage = stage_of(ours);
             return refuse(format!(
                 "{} is already mounted by the stage {stage}: `harness-fs unmount` ends it",
@@ -57,7 +57,7 @@ pub fn check(mapped: &[PathBuf], except: &[i32]) -> Result<Vec<String>, Failure>
         }
         let around = mounts
             .iter()
-            .find(|mount| mountinfo::is_ours(&mount.kind) && mountinfo::is_below_dir(path, mount));
+            .find(|mount| mount.is_of_stage() && mountinfo::is_below_dir(path, mount));
         if let Some(ours) = around {
             return refuse(format!(
                 "{} lies in {}, which is mounted by the stage {}: one stage cannot be inside another",
@@ -145,7 +145,7 @@ fn remove_dead(mapped: &[PathBuf]) -> Result<()> {
     for path in mapped {
         loop {
             let mounts = mountinfo::own()?;
-            let ours = topmost(&mounts, path).filter(|top| mountinfo::is_ours(&top.kind));
+            let ours = topmost(&mounts, path).filter(|top| top.is_of_stage());
             if ours.is_none() || !is_dead(path) {
                 break;
             }
@@ -251,7 +251,7 @@ pub fn unbind(mapped: &[PathBuf]) -> Result<()> {
     let mounts = mountinfo::own()?;
     let mut result = Ok(());
     for path in mapped.iter().rev() {
-        if topmost(&mounts, path).is_some_and(|top| mountinfo::is_ours(&top.kind)) {
+        if topmost(&mounts, path).is_some_and(Mount::is_of_stage) {
             result = result.and(mount::detach(path));
         }
     }

@@ -7,7 +7,7 @@ use super::bind::stage_of;
 use super::{Failure, State};
 use crate::merge::SharingMode;
 use crate::sys::location::lies_in;
-use crate::sys::mountinfo::{self, Mount, is_ours};
+use crate::sys::mountinfo::{self, Mount};
 
 /// Places that belong to the kernel; nothing at or below them can be mapped.
 const RESERVED: [&str; 3] = ["/proc", "/sys", "/dev"];
@@ -129,7 +129,7 @@ fn outside_of_stages(state: &Path, mounts: &[Mount]) -> Result<(), Failure> {
         )))
     };
     // Also what is mounted there meanwhile goes with the stage.
-    let around = |mount: &&Mount| is_ours(&mount.kind) && state.starts_with(&mount.at);
+    let around = |mount: &&Mount| mount.is_of_stage() && state.starts_with(&mount.at);
     if let Some(mount) = mounts.iter().find(around) {
         let (at, stage) = (mount.at.display(), stage_of(mount));
         return refuse(format!("{at}, which belongs to the stage {stage}"));

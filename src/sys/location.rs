@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::mountinfo::{Mount, is_ours};
+use super::mountinfo::Mount;
 
 /// Whether a path is `dir` or lies in it, by its name or because mounts show it
 /// there. Both are absolute and without symbolic links; neither has to exist.
@@ -34,7 +34,7 @@ struct Location<'a> {
 fn both<'a>(path: &Path, mounts: &'a [Mount]) -> [Option<Location<'a>>; 2] {
     [
         locate(path, mounts, |_| true),
-        locate(path, mounts, |mount| !is_ours(&mount.kind)),
+        locate(path, mounts, |mount| !mount.is_of_stage()),
     ]
 }
 

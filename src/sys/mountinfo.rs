@@ -25,9 +25,28 @@ pub struct Mount {
     pub kind: OsString,
     /// What is mounted there.
     pub source: OsString,
+    /// The filesystem's options, as they are listed.
+    pub options: Vec<u8>,
 }
 
+/// What a stage's mounts have as their source, before its name, and others of ours never.
+pub const OF_A_STAGE: &str = "harness-fs:";
+
 impl Mount {
+    /// Whether it shows a stage.
+    pub fn is_of_stage(&self) -> bool {
+        is_ours(&self.kind) && self.source.as_bytes().starts_with(OF_A_STAGE.as_bytes())
+    }
+
+    /// The value of one of the filesystem's options.
+    pub fn option(&self, name: &str) -> Option<OsString> {
+        let mut options = self.options.split(|byte| *byte == b',');
+        options.find_map(|option| {
+            let value = option.strip_prefix(name.as_bytes())?;
+            value.strip_prefix(b"=").map(unescape)
+        })
+    }
+
     /// The device's minor number: the name of a FUSE connection below
     /// `/sys/fs/fuse/connections`.
     pub fn minor(&self) -> Option<&str> {
@@ -75,6 +94,7 @@ fn line(line: &[u8]) -> Option<Mount> {
     }
     let kind = unescape(fields.next()?);
     let source = unescape(fields.next()?);
+    let options = fields.next().unwrap_or_default().to_vec();
     Some(Mount {
         id,
         parent,
@@ -84,6 +104,7 @@ fn line(line: &[u8]) -> Option<Mount> {
         shared,
         kind,
         source,
+        options,
     })
 }
 
@@ -150,7 +171,7 @@ mod tests {
 
     #[test]
     fn lines_are_taken_apart() {
-        let text = b"36 35 0:98 /d\\040e /mnt/a\\040b rw,noatime master:1 shared:2 - fuse.harness-fs harness-fs:x rw\n\
+        let text = b"36 35 0:98 /d\\040e /mnt/a\\040b rw,noatime master:1 shared:2 - fuse.harness-fs harness-fs:x rw,a=b\\054c\n\
             1 2 8:1 / / rw - ext4 /dev/root rw\nnonsense\n";
         let mounts = parse(text);
         assert_eq!(mounts.len(), 2);
@@ -159,11 +180,18 @@ mod tests {
         assert_eq!(mounts[0].root, Path::new("/d e"));
         assert!(mounts[0].shared && !mounts[1].shared);
         assert_eq!(mounts[0].minor(), Some("98"));
-        assert!(is_ours(&mounts[0].kind));
+        assert!(mounts[0].is_of_stage());
         assert_eq!(mounts[0].source, "harness-fs:x");
+        assert_eq!(mounts[0].option("a"), Some("b,c".into()));
+        assert_eq!(mounts[0].option("rw"), None);
         assert!(is_below(&mounts[0], Path::new("/mnt")));
         assert!(!is_below(&mounts[0], Path::new("/mnt/a")));
         assert!(!is_ours(&mounts[1].kind));
+        let overlay = Mount {
+            source: "disk".into(),
+            ..mounts[0].clone()
+        };
+        assert!(is_ours(&overlay.kind) && !overlay.is_of_stage());
         let holding = |path: &str| holding(&mounts, Path::new(path)).unwrap().device.as_str();
         assert_eq!(holding("/mnt/a b/c"), "0:98");
         assert_eq!(holding("/mnt/a"), "8:1");

@@ -2,9 +2,9 @@
 //!
 //! A stage is a stack of immutable layers with one open layer on top; every
 //! step works in a view of its own and is merged when it succeeds. The floors
-//! of this crate point one way: `cli` > `daemon` > `control` > `fuse` >
-//! `export` > `stage` > `view` > `layer` > `stagefile` > `merge` > `tree` >
-//! `sys`.
+//! of this crate point one way: `cli` > `overlay` > `daemon` > `control` >
+//! `fuse` > `export` > `stage` > `view` > `layer` > `stagefile` > `merge` >
+//! `tree` > `sys`.
 
 pub mod cli;
 pub mod control;
@@ -15,6 +15,7 @@ pub mod export;
 pub mod fuse;
 pub mod layer;
 pub mod merge;
+pub mod overlay;
 pub mod stage;
 pub mod stagefile;
 pub mod sys;

@@ -11,6 +11,7 @@ mod group;
 mod log;
 mod mount;
 mod output;
+mod overlay;
 mod place;
 mod policy;
 mod program;
@@ -28,6 +29,7 @@ use std::ffi::OsString;
 use std::io::Read;
 
 use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
 
 use crate::{daemon, drive};
 use output::Trouble;
@@ -87,16 +89,22 @@ enum Command {
     Status(status::Arguments),
     #[command(subcommand)]
     Debug(debug::Command),
+    Overlay(overlay::Arguments),
     #[command(name = daemon::SUPERVISE, hide = true)]
     Supervise,
     #[command(name = daemon::SERVE, hide = true)]
     Serve,
     #[command(name = drive::WORKER, hide = true)]
     Worker,
+    #[command(name = crate::overlay::SERVE, hide = true)]
+    OverlayServe,
 }
 
 /// Carries out a command line. Returns the exit code.
 pub fn run(arguments: Vec<OsString>) -> u8 {
+    if let Some(code) = overlay::help_mount(&arguments) {
+        return code;
+    }
     let runs_a_command = runs_a_command(&arguments);
     if runs_a_command {
         step::result::forget(&arguments);
@@ -118,6 +126,8 @@ pub fn run(arguments: Vec<OsString>) -> u8 {
         Command::Supervise => return daemon_process(daemon::supervise_detached),
         Command::Serve => return daemon_process(daemon::serve),
         Command::Worker => return worker::run(),
+        Command::OverlayServe => return daemon_process(crate::overlay::serve_detached),
+        Command::Overlay(arguments) => overlay::run(arguments),
         command => parsed
             .place
             .resolve()
@@ -157,6 +167,8 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Apply(arguments) => apply::run(arguments, place),
         Command::Status(arguments) => status::run(&arguments, place),
         Command::Debug(command) => debug::run(command, place),
+        // These have no stage, and are done before.
+        Command::Overlay(_) | Command::OverlayServe => Ok(2),
         Command::Supervise | Command::Serve | Command::Worker => Ok(2),
     }
 }
@@ -174,7 +186,7 @@ fn runs_a_command(arguments: &[OsString]) -> bool {
 }
 
 /// The parts of the daemon get their config on standard input.
-fn daemon_process(serve: impl Fn(&daemon::Config) -> u8) -> u8 {
+fn daemon_process<C: DeserializeOwned>(serve: impl Fn(&C) -> u8) -> u8 {
     let mut config = Vec::new();
     let read = std::io::stdin().read_to_end(&mut config);
     match read.ok().and_then(|_| serde_json::from_slice(&config).ok()) {

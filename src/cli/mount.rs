@@ -352,7 +352,7 @@ fn slots(given: &[(String, Option<PathBuf>)], place: &Place) -> Result<Vec<Slot>
 }
 
 /// What the variable says, as clap reads one of a flag.
-fn without_passthrough() -> bool {
+pub fn without_passthrough() -> bool {
     let set = std::env::var_os("HARNESS_FS_NO_PASSTHROUGH");
     set.is_some_and(|value| {
         FalseyValueParser::new()

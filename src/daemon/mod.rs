@@ -39,8 +39,11 @@ use crate::sys::at;
 
 pub use cleanup::clean;
 pub use end::finish_apply;
+pub use limits::lift as lift_limits;
 pub use lock::StateLock;
-pub use log_file::{all_files as log_files, level as log_level, try_at as try_log};
+pub use log_file::{
+    all_files as log_files, level as log_level, start as start_log, try_at as try_log,
+};
 pub use ready::{Ready, wait as wait_until_ready};
 pub use render::{applied, bytes, discarded, removed};
 pub use server::serve;

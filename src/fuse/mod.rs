@@ -15,4 +15,4 @@ mod stats;
 mod turns;
 mod workers;
 
-pub use session::{FuseOptions, FuseSession, FuseSessions, mount};
+pub use session::{FuseOptions, FuseSession, FuseSessions, mount, mount_with};

@@ -99,6 +99,19 @@ impl Aborting {
 /// `ENOENT` without `/dev/fuse`, `EPERM` without the right to mount, `EAGAIN`
 /// where no more threads can be had, or as mount(2).
 pub fn mount(view: Arc<View>, at: &Path, options: &FuseOptions) -> Result<FuseSession> {
+    mount_with(view, at, options, MsFlags::empty())
+}
+
+/// [`mount`] with the flags of mount(2).
+///
+/// # Errors
+/// As there.
+pub fn mount_with(
+    view: Arc<View>,
+    at: &Path,
+    options: &FuseOptions,
+    flags: MsFlags,
+) -> Result<FuseSession> {
     let device: OwnedFd = OpenOptions::new()
         .read(true)
         .write(true)
@@ -113,7 +126,7 @@ pub fn mount(view: Arc<View>, at: &Path, options: &FuseOptions) -> Result<FuseSe
         Some(options.source.as_str()),
         at,
         Some("fuse.harness-fs"),
-        MsFlags::empty(),
+        flags,
         Some(data.as_str()),
     )
     .context(|| format!("mount {}", at.display()))?;
@@ -295,6 +308,11 @@ impl FuseSession {
     fn ends_within(&self, limit: Duration) -> bool {
         let waited = self.ended.recv_timeout(limit);
         waited != Err(crossbeam_channel::RecvTimeoutError::Timeout)
+    }
+
+    /// Waits until nothing is mounted any more and nobody uses it, or it was aborted.
+    pub fn wait(&self) {
+        let _ = self.ended.recv();
     }
 
     /// The view it serves.

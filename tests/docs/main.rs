@@ -34,6 +34,11 @@ fn containers() {
 }
 
 #[test]
+fn overlay() {
+    check("docs/overlay.md");
+}
+
+#[test]
 fn merge() {
     check("docs/merge.md");
 }

@@ -226,6 +226,22 @@ impl OpenLayer {
         Ok(changed.is_empty() && self.links.lock().is_empty())
     }
 
+    /// Drops the files without a name, which who has them open keeps by descriptor:
+    /// for a layer that is clean. Nobody else changes it meanwhile, but for its
+    /// `work/`.
+    ///
+    /// # Errors
+    /// As unlinkat(2).
+    pub fn forget_orphans(&self) -> Result<()> {
+        for orphan in at::list(&self.dir, Path::new(ORPHANS))? {
+            at::unlink(&self.dir, &Path::new(ORPHANS).join(&orphan.name))?;
+        }
+        for ino in self.maps().into_keys() {
+            self.forget_map(ino);
+        }
+        Ok(())
+    }
+
     /// A fresh name in `work/`.
     pub fn temporary(&self) -> PathBuf {
         let serial = self.serial.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! Sealing the head while people write in the stage view.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -87,9 +88,11 @@ impl Stage {
         let mut failure = None;
         self.stage_view.replace(|stack, open| {
             let (stack, fresh) = if open.is_clean()? {
-                (stack.clone(), OpenLayer::open(open.path())?)
+                open.forget_orphans()?;
+                (stack.clone(), open.clone())
             } else {
-                self.seal_head(stack, open)?
+                let (stack, fresh) = self.seal_head(stack, open)?;
+                (stack, Arc::new(fresh))
             };
             match decide(&stack) {
                 Ok(stack) => Ok((stack, fresh)),

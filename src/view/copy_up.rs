@@ -181,8 +181,11 @@ impl View {
                     let prepared = copy_up::prepare(&open, &stack, &found, &origin, extent);
                     let state = self.layers()?;
                     if state.generation != generation {
-                        // What was made lies in a layer that is sealed by now,
-                        // whose `work/` is gone.
+                        // What was made lies in a layer that is sealed by now, whose
+                        // `work/` is gone, or that was kept because it was empty.
+                        if let Ok(prepared) = &prepared {
+                            copy_up::drop_prepared(&open, prepared);
+                        }
                         continue;
                     }
                     let prepared = prepared?;
@@ -205,6 +208,9 @@ impl View {
                     let content = content();
                     let state = self.layers()?;
                     if state.generation != generation {
+                        if let Ok(Some(content)) = &content {
+                            copy_up::drop_prepared(&open, content);
+                        }
                         continue;
                     }
                     let content = content?;

@@ -259,14 +259,16 @@ impl View {
     }
 
     /// Keeps requests out, lets `change` make a new stack and an empty open
-    /// layer from the present ones, and goes on with those. Open handles live
-    /// on: what is unchanged stays the same inode, what is not stays readable.
+    /// layer from the present ones, and goes on with those. An open layer that is
+    /// empty already may be given back, and must not be made anew in its place:
+    /// somebody may be making a copy in its `work/`. Open handles live on: what is
+    /// unchanged stays the same inode, what is not stays readable.
     ///
     /// # Errors
     /// What `change` reports; then nothing has changed.
     pub fn replace(
         &self,
-        change: impl FnOnce(&Stack, &OpenLayer) -> Result<(Stack, OpenLayer)>,
+        change: impl FnOnce(&Stack, &Arc<OpenLayer>) -> Result<(Stack, Arc<OpenLayer>)>,
     ) -> Result<()> {
         let mut state = self.state.write();
         self.hold_open_files(&state)?;
@@ -282,7 +284,7 @@ impl View {
         let sealed = before + usize::from(!clean);
         let only_sealed = depth == before && stack.layers().len() == sealed;
         state.stack = stack;
-        state.open = Arc::new(open);
+        state.open = open;
         if !only_sealed {
             self.follow_open_files(depth, &state);
         }

@@ -460,11 +460,34 @@ impl Driver {
                 sweep_or_leave(open, &layers.join(&id));
                 let sealed = SealedLayer::open(File::open(&layers)?, &id)?;
                 let sealed = sealed.writable_at(layers.join(&id));
-                Ok((next(stack.with(Arc::new(sealed))), OpenLayer::open(&at)?))
+                let fresh = Arc::new(OpenLayer::open(&at)?);
+                Ok((next(stack.with(Arc::new(sealed))), fresh))
             })
             .expect("replace");
         self.stack = self.view.stack();
         layers.join(id)
+    }
+
+    /// As the stage's view is swapped: an open layer in which nothing was changed stays.
+    pub fn seal_or_keep(&mut self) {
+        let id = self.layer_id();
+        let layers = self.directory.path().join("layers");
+        let at = self.directory.path().join("open");
+        self.view
+            .replace(|stack, open| {
+                if open.is_clean()? {
+                    open.forget_orphans()?;
+                    return Ok((stack.clone(), open.clone()));
+                }
+                seal_unswept(open, stack, &layers, &id, "head", 0)?;
+                sweep_or_leave(open, &layers.join(&id));
+                let sealed = SealedLayer::open(File::open(&layers)?, &id)?;
+                let sealed = sealed.writable_at(layers.join(&id));
+                let fresh = Arc::new(OpenLayer::open(&at)?);
+                Ok((stack.with(Arc::new(sealed)), fresh))
+            })
+            .expect("replace");
+        self.stack = self.view.stack();
     }
 
     /// [`Driver::live_seal`] without a look at what is sealed.

@@ -412,3 +412,54 @@ fn what_is_acknowledged_while_the_view_is_sealed_is_kept() {
         assert_eq!(look(&path), before, "a sealed layer has changed");
     }
 }
+
+/// Steps that merge one after the other find a head that nobody has changed, while somebody is
+/// copying a file there.
+#[test]
+fn a_head_that_nobody_has_changed_is_in_no_writers_way() {
+    const SIZE: usize = 3 << 20;
+    let mut driver = Driver::new(true, &[]);
+    let view = driver.view.clone();
+    let workspace = view.lookup(ROOT, OsStr::new("0")).unwrap().ino;
+    let mut files: Vec<Vec<u8>> = (1..=2).map(|seed| Random(seed).bytes(SIZE)).collect();
+    let name = |at: usize| OsString::from(format!("large{at}"));
+    for (at, content) in files.iter().enumerate() {
+        let made = view.create(workspace, &name(at), 0o644, true, &ROOT_USER);
+        let handle = made.unwrap().1;
+        assert_eq!(view.write(handle, 0, content, None).unwrap(), SIZE);
+        view.release(handle);
+    }
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _end = End(&over);
+        for (at, content) in files.iter_mut().enumerate() {
+            let (view, over) = (&view, &over);
+            scope.spawn(move || {
+                let mut random = Random(at as u64 + 7);
+                while_not(over, || {
+                    let ino = view.lookup(workspace, &name(at)).unwrap().ino;
+                    let opened = view.open(ino, OFlag::O_RDWR, None).unwrap();
+                    let (data, offset) = (random.bytes(100), random.below(SIZE - 100));
+                    let done = view.write(opened.handle, offset as u64, &data, None);
+                    assert_eq!(done.unwrap(), data.len());
+                    view.release(opened.handle);
+                    content[offset..offset + data.len()].copy_from_slice(&data);
+                });
+            });
+        }
+        for _ in 0..2000 {
+            if over.load(Ordering::Acquire) {
+                break;
+            }
+            driver.seal_or_keep();
+        }
+    });
+    for (at, content) in files.iter().enumerate() {
+        let ino = view.lookup(workspace, &name(at)).unwrap().ino;
+        let handle = view.open(ino, OFlag::O_RDONLY, None).unwrap().handle;
+        let mut read = vec![0; SIZE + 1];
+        assert_eq!(view.read(handle, 0, &mut read).unwrap(), SIZE);
+        assert!(read[..SIZE] == **content, "file {at} differs");
+        view.release(handle);
+    }
+}

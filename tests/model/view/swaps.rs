@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::sync::Arc;
 
-use harness_fs::layer::{OpenLayer, SealedLayer, Stack, seal};
+use harness_fs::layer::{SealedLayer, Stack, seal};
 use harness_fs::view::View;
 
 use crate::base;
@@ -80,11 +80,11 @@ impl Driver {
         self.dentries = dentries;
         self.handles = handles;
         self.cursors = cursors;
-        let at = self.directory.path().join("open");
         self.view
             .replace(|stack, open| {
                 assert!(open.is_clean()?, "somebody wrote in the stage");
-                Ok((stack.with(Arc::new(step)), OpenLayer::open(&at)?))
+                open.forget_orphans()?;
+                Ok((stack.with(Arc::new(step)), open.clone()))
             })
             .expect("replace");
         self.stack = self.view.stack();

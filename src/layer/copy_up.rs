@@ -148,14 +148,18 @@ fn put(open: &OpenLayer, from: &Path, to: &Path, is_dir: bool) -> Result<()> {
 /// # Errors
 /// What the disk reports.
 pub fn copy_dir(open: &OpenLayer, stack: &Stack, path: &Path) -> Result<()> {
-    if path.as_os_str().is_empty() || matches!(open.entry(path)?, Some(Entry::Present(..))) {
-        return Ok(());
+    let mut missing = Vec::new();
+    for path in path.ancestors() {
+        if path.as_os_str().is_empty() || matches!(open.entry(path)?, Some(Entry::Present(..))) {
+            break;
+        }
+        missing.push(path);
     }
-    if let Some(parent) = path.parent() {
-        copy_dir(open, stack, parent)?;
+    for path in missing.into_iter().rev() {
+        let found = stack.find(path)?.ok_or(Errno::ENOENT)?;
+        directory(open, stack, &found, &Path::new(TREE).join(path))?;
     }
-    let found = stack.find(path)?.ok_or(Errno::ENOENT)?;
-    directory(open, stack, &found, &Path::new(TREE).join(path))
+    Ok(())
 }
 
 /// A copy in `work/` that is complete but not visible yet.

@@ -84,8 +84,22 @@ impl View {
             return Ok(dir);
         }
         state.open.writable()?;
-        let parent = node.place().ok_or(Errno::ENOENT)?.parent;
-        self.ensure_upper(state, &parent)?;
+        // From the top, and not each by way of the one above it: no depth of a
+        // tree is a depth of our stack.
+        let mut above = Vec::new();
+        let mut at = node.place().ok_or(Errno::ENOENT)?.parent;
+        while !self.directory(state, &at)?.upper {
+            let parent = at.place().ok_or(Errno::ENOENT)?.parent;
+            above.push(std::mem::replace(&mut at, parent));
+        }
+        for directory in above.iter().rev() {
+            self.ensure_one(state, directory)?;
+        }
+        self.ensure_one(state, node)
+    }
+
+    /// The same for a directory whose own directory is in the open layer.
+    fn ensure_one(&self, state: &Layers, node: &Arc<Node>) -> Result<Arc<DirHere>> {
         let _copying = node.copying.lock();
         let dir = self.directory(state, node)?;
         if dir.upper {

@@ -36,13 +36,32 @@ impl View {
     /// Others may do the same meanwhile, and even copy the node up: who comes
     /// late changes nothing.
     pub(super) fn refresh(&self, state: &Layers, node: &Arc<Node>) -> Result<()> {
-        let (places, unlinked) = {
-            let inner = node.inner.read();
-            let settled = matches!(inner.here, Here::Gone(_) | Here::Detached { .. });
-            if inner.generation == state.generation || settled {
-                return Ok(());
+        let Some((places, _)) = unsettled(state, node) else {
+            return Ok(());
+        };
+        // What lies above comes first, from the top: each then finds its own
+        // directory settled, and no depth of a tree is a depth of our stack.
+        for place in places {
+            let mut above = Vec::new();
+            let mut at = Some(place.parent);
+            while let Some(directory) = at {
+                if unsettled(state, &directory).is_none() {
+                    break;
+                }
+                at = directory.place().map(|place| place.parent);
+                above.push(directory);
             }
-            (inner.places(), inner.unlinked)
+            for directory in above.iter().rev() {
+                self.refresh_one(state, directory)?;
+            }
+        }
+        self.refresh_one(state, node)
+    }
+
+    /// The same for a node whose directories are up to date.
+    fn refresh_one(&self, state: &Layers, node: &Arc<Node>) -> Result<()> {
+        let Some((places, unlinked)) = unsettled(state, node) else {
+            return Ok(());
         };
         if node.ino == self.top {
             self.seat(state, node, super::root(&state.stack), Vec::new());
@@ -178,6 +197,14 @@ impl View {
             self.evict(ino);
         }
     }
+}
+
+/// The names of a node that is not up to date, and whether it has none any more.
+fn unsettled(state: &Layers, node: &Node) -> Option<(Vec<Place>, bool)> {
+    let inner = node.inner.read();
+    let settled = matches!(inner.here, Here::Gone(_) | Here::Detached { .. });
+    let known = inner.generation == state.generation || settled;
+    (!known).then(|| (inner.places(), inner.unlinked))
 }
 
 /// Searches one layer for a file by its number.

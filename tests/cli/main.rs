@@ -7,6 +7,7 @@ mod bundle;
 mod callers;
 mod clients;
 mod dead_stage;
+mod depth;
 mod group_failures;
 mod group_order;
 mod groups;

@@ -533,7 +533,150 @@ def listing(log):
     log.run("map", lambda: mmap.mmap(fd, 4096, prot=mmap.PROT_READ))
 
 
-# --- Attributes ----------------------------------------------------------------------------------------------------------
+@case
+def seeking_directories(log):
+    """telldir(3) and seekdir(3), while names come and go."""
+    for number in range(1000):
+        write_file(f"dir/{number:03}", b"")
+    libc.opendir.restype = libc.readdir64.restype = ctypes.c_void_p
+    libc.telldir.restype = ctypes.c_long
+    stream = ctypes.c_void_p(libc.opendir(b"dir"))
+
+    def read():
+        entry = libc.readdir64(stream)
+        return ctypes.string_at(entry + 19).decode() if entry else None
+
+    def rest():
+        return list(iter(read, None))
+
+    positions, order = [libc.telldir(stream)], []
+    while (name := read()) is not None:
+        order.append(name)
+        positions.append(libc.telldir(stream))
+    log.say("all", (len(order), len(set(order)), len(set(positions)) == len(positions)))
+    for index in [0, 1, 2, 150, 999, len(order) - 1, len(order)]:
+        libc.seekdir(stream, ctypes.c_long(positions[index]))
+        log.say(f"from {index}", rest() == order[index:])
+    libc.seekdir(stream, ctypes.c_long(positions[100]))
+    log.say("one", read() == order[100])
+    ahead = {name for name in order[101:] if name.isdigit()}
+    gone = {name for name in sorted(ahead)[::2]}
+    for name in gone:
+        os.unlink(f"dir/{name}")
+    libc.seekdir(stream, ctypes.c_long(positions[101]))
+    log.say("after some are gone", [name for name in rest() if name not in gone] == [name for name in order[101:] if name not in gone])
+    os.unlink(f"dir/{min(ahead - gone)}")
+    for number in range(50):
+        write_file(f"dir/late{number}", b"")
+    libc.seekdir(stream, ctypes.c_long(positions[50]))
+    found = [name for name in rest() if name not in gone and name != min(ahead - gone)]
+    old = [name for name in order[50:] if name not in gone and name != min(ahead - gone)]
+    log.say("what stayed is there once", [name for name in found if not name.startswith("late")] == old)
+    libc.rewinddir(stream)
+    log.say("rewound", sorted(rest()) == sorted([".", ".."] + os.listdir("dir")))
+    libc.closedir(stream)
+    fd = os.open("dir", os.O_RDONLY)
+    buffer = ctypes.create_string_buffer(64)
+    log.run("short buffer", lambda: call(libc.getdents64, fd, buffer, 10))
+    log.run("end", lambda: (os.lseek(fd, (1 << 63) - 1, os.SEEK_SET), call(libc.getdents64, fd, buffer, 64))[1])
+
+
+@case
+def seeking_back(log):
+    """Whether who goes back in a directory sees names that are gone since."""
+    libc.opendir.restype = libc.readdir64.restype = ctypes.c_void_p
+    libc.telldir.restype = ctypes.c_long
+    for number in range(10):
+        write_file(f"dir/{number}", b"")
+    stream = ctypes.c_void_p(libc.opendir(b"dir"))
+    libc.readdir64(stream)
+    position = libc.telldir(stream)
+    while libc.readdir64(stream):
+        pass
+    for number in range(10):
+        os.unlink(f"dir/{number}")
+    libc.seekdir(stream, ctypes.c_long(position))
+    names = [ctypes.string_at(entry + 19).decode() for entry in iter(lambda: libc.readdir64(stream), None)]
+    log.say("gone", any(name.isdigit() for name in names))
+    libc.closedir(stream)
+
+
+@case
+def removing_while_listing(log):
+    """What rm -r and others do: they read a part, remove it, and read on."""
+    for number in range(2000):
+        write_file(f"dir/{number:04}", b"")
+    seen = []
+    with os.scandir("dir") as found:
+        for entry in found:
+            seen.append(entry.name)
+            if entry.name.isdigit() and int(entry.name) % 3 == 0:
+                os.unlink(entry.path)
+            elif entry.name.isdigit() and int(entry.name) % 5 == 0:
+                os.rename(entry.path, f"empty/{entry.name}")
+    log.say("seen", (len(seen), len(set(seen))))
+    log.run("left", lambda: (len(os.listdir("dir")), len(os.listdir("empty"))))
+
+
+@case
+def long_paths(log):
+    """Paths of as many bytes as one may have, and one more."""
+    names = []
+    while sum(len(name) + 1 for name in names) < 4095 - 200:
+        names.append("p" * 199)
+    room = 4095 - sum(len(name) + 1 for name in names)
+    at = os.open(".", os.O_RDONLY)
+    for name in names:
+        os.mkdir(name, dir_fd=at)
+        below = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    path = "/".join([*names, "f" * room])
+    longer = path + "f"
+    for what, function in {
+        "create": lambda: write_file(path), "stat": lambda: brief(path), "link": lambda: os.link(path, path[:-1]),
+        "rename": lambda: os.rename(path[:-1], path[:-2]), "chmod": lambda: os.chmod(path, 0o600), "append": lambda: os.truncate(path, 3),
+        "symlink": lambda: os.symlink(path, path[:-1]), "followed": lambda: os.stat(path[:-1]).st_size,
+        "setxattr": lambda: os.setxattr(path, "user.x", b"1"), "access": lambda: os.access(path, os.R_OK),
+        "unlink": lambda: os.unlink(path), "longer": lambda: brief(longer), "create longer": lambda: write_file(longer),
+        "from within": lambda: os.close(os.open("f" * (room + 1), os.O_CREAT | os.O_WRONLY, dir_fd=at)),
+        "not from above": lambda: os.unlink(longer), "names": lambda: [len(name) for name in sorted(os.listdir(at), key=len)],
+        "link to longer": lambda: os.symlink(longer, "to-longer"),
+    }.items():
+        log.run(what, function)
+
+
+@case
+def far_down(log):
+    """Directories below each other, further down than a path can say at full length."""
+    depth, name = int(os.environ.get("SYSCALLS_DEPTH", "300")), "a-directory-name"
+    top = os.open(".", os.O_RDONLY)
+    at = os.dup(top)
+    for level in range(depth):
+        os.mkdir(name, dir_fd=at)
+        below = os.open(name, os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    log.run("create", lambda: os.close(os.open("leaf", os.O_CREAT | os.O_WRONLY, dir_fd=at)))
+    os.fchdir(at)
+    write_file("leaf", b"far down\n")
+    log.run("rename", os.rename, "leaf", "renamed")
+    log.run("link", os.link, "renamed", "leaf")
+    levels = 0
+    while "a-directory-name" not in (found := os.listdir("..")) or levels < depth - 1:
+        os.chdir("..")
+        levels += 1
+    log.say("climbed", levels)
+    os.fchdir(top)
+    log.run("rename the top", os.rename, name, "top")
+    log.run("still there", lambda: os.stat("renamed", dir_fd=at).st_nlink)
+    log.run("write", lambda: os.write(os.open("leaf", os.O_WRONLY | os.O_APPEND, dir_fd=at), b"more"))
+    os.close(at)
+    log.run("remove", lambda: os.waitstatus_to_exitcode(os.system("rm -rf top")))
+    log.run("left", lambda: os.path.exists("top"))
+
+
+# --- Attributes --------------------------------------------------------------------------------------------------------
 
 @case
 def times_of_files(log):
@@ -1041,6 +1184,14 @@ def append_taken_off(log):
 
 
 @case
+def append_not_for_once(log):
+    """pwritev2(2) with RWF_NOAPPEND."""
+    fd = os.open("file", os.O_WRONLY | os.O_APPEND)
+    log.run("write", os.pwritev, fd, [b"X"], 0, 0x20)
+    log.run("content", lambda: open("file", "rb").read())
+
+
+@case
 def append_put_on(log):
     fd = os.open("file", os.O_WRONLY)
     fcntl.fcntl(fd, fcntl.F_SETFL, os.O_APPEND)
@@ -1233,6 +1384,312 @@ def watching(log):
 
 
 @case
+def kept_by_each_change(log):
+    """What a first change of each kind leaves as it was: all that it is not about."""
+    def all_of(path):
+        meta = os.stat(path)
+        ends = []
+        with contextlib.closing(os.fdopen(os.open(path, os.O_RDONLY), "rb")) as file:
+            at = 0
+            while True:
+                try:
+                    data = os.lseek(file.fileno(), at, os.SEEK_DATA)
+                except OSError:
+                    break
+                at = os.lseek(file.fileno(), data, os.SEEK_HOLE)
+                ends += [data, at]
+        return {"mode": f"{meta.st_mode:o}", "owner": (meta.st_uid, meta.st_gid), "links": meta.st_nlink, "size": meta.st_size,
+                "mtime": meta.st_mtime_ns, "atime": meta.st_atime_ns, "ino": meta.st_ino, "holes": ends,
+                "xattrs": [(name, os.getxattr(path, name)) for name in sorted(os.listxattr(path))]}
+
+    changes = {
+        "open": lambda path: os.close(os.open(path, os.O_RDWR)),
+        "chmod": lambda path: os.chmod(path, 0o4750), "chown": lambda path: os.chown(path, 7, 8),
+        "utime": lambda path: os.utime(path, ns=(10**18 + 1, 10**18 + 2)), "setxattr": lambda path: os.setxattr(path, "user.b", b"2"),
+        "removexattr": lambda path: os.removexattr(path, "user.a"), "link": lambda path: os.link(path, path + "-2"),
+        "rename": lambda path: (os.rename(path, path + "-2"), os.rename(path + "-2", path)),
+        "write": lambda path: os.pwrite(os.open(path, os.O_WRONLY), b"x", 5 << 20),
+        "append": lambda path: os.write(os.open(path, os.O_WRONLY | os.O_APPEND), b"x"),
+        "shorter": lambda path: os.truncate(path, 4 << 20), "empty": lambda path: os.close(os.open(path, os.O_WRONLY | os.O_TRUNC)),
+        "unlink other": lambda path: os.unlink(path + "-hard"),
+        "acl": lambda path: os.setxattr(path, "system.posix_acl_access", acl((1, 7, -1), (2, 4, 1002), (4, 4, -1), (16, 7, -1), (32, 0, -1))),
+    }
+    for number, (what, change) in enumerate(changes.items()):
+        path = f"kept/{number}"
+        before = all_of(path)
+        log.run(what, change, path, show=False)
+        after = all_of(path)
+        for field, old in before.items():
+            if field in ("atime", "mtime", "ino"):
+                log.say(f"{what} {field} is the same", old == after[field])
+            elif old != after[field]:
+                log.say(f"{what} {field}", (old, after[field]))
+        if what != "unlink other":
+            log.say(f"{what} other name", os.path.samefile(path, path + "-hard"))
+
+
+def populate_kept(at):
+    """Files with all that a file can have."""
+    capability = struct.pack("<IIIII", 0x02000001, 0x2000, 0, 0, 0)
+    os.mkdir(f"{at}/kept")
+    for number in range(14):
+        path = f"{at}/kept/{number}"
+        with open(path, "wb") as file:
+            file.write(b"start")
+            file.seek(2 << 20)
+            file.write(b"middle")
+            file.truncate(6 << 20)
+        os.chown(path, 1000, 1001)
+        os.chmod(path, 0o6751)
+        os.link(path, f"{path}-hard")
+        os.setxattr(path, "user.a", b"1")
+        os.setxattr(path, "trusted.t", b"1")
+        os.setxattr(path, "system.posix_acl_access", acl((1, 6, -1), (2, 6, 1001), (4, 4, -1), (16, 6, -1), (32, 0, -1)))
+        os.chmod(path, 0o6751)
+        os.setxattr(path, "security.capability", capability)
+        os.utime(path, ns=(10**18 + 123456789, 10**18 + 987654321))
+
+
+@case
+def cwd_before_copy_up(log):
+    """A working directory that is copied up, filled, moved and removed under who is in it."""
+    read, write = os.pipe()
+    answer, back = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.chdir("dir/sub")
+        os.write(back, b"r")
+        for action in [lambda: write_file("mine", b"1"), lambda: sorted(os.listdir("..")), lambda: os.path.basename(os.path.dirname(os.getcwd())),
+                       lambda: write_file("../beside", b"2"), lambda: os.rename("mine", "../mine"), lambda: f"{os.stat('.').st_mode:o}",
+                       lambda: write_file("late", b"3"), lambda: os.getcwd(), lambda: os.listdir(".")]:
+            os.read(read, 1)
+            try:
+                said = repr(action())
+            except OSError as error:
+                said = name_of(error.errno)
+            os.write(back, said.encode().ljust(200))
+        os._exit(0)
+    os.read(answer, 1)
+    for what, function in {
+        "written": lambda: None, "beside": lambda: write_file("dir/new", b"x"), "moved": lambda: os.rename("dir", "moved"),
+        "further": lambda: None, "chmod": lambda: os.chmod("moved/sub", 0o700), "seen": lambda: None,
+        "removed": lambda: shutil.rmtree("moved"), "gone": lambda: None, "empty": lambda: None,
+    }.items():
+        log.run(what, function)
+        os.write(write, b"n")
+        log.say(what, os.read(answer, 200).decode().strip())
+    os.waitpid(child, 0)
+
+
+@case
+def watches_before_copy_up(log):
+    """inotify watches that are older than the first change, by way of another name too."""
+    fd = call(libc.inotify_init1, os.O_NONBLOCK)
+    for path in [b"linked", b"dir", b"dir/inside", b"big"]:
+        call(libc.inotify_add_watch, fd, path, 0x2 | 0x4 | 0x8 | 0x400 | 0xC00 | 0x1C0)
+
+    def events():
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return []
+        found, at = [], 0
+        while at < len(data):
+            watch, mask, _, length = struct.unpack_from("iIII", data, at)
+            found.append(f"{watch}:{mask:x}:{data[at + 16:at + 16 + length].rstrip(bytes(1)).decode()}")
+            at += 16 + length
+        return found
+    held = os.open("big", os.O_RDWR)
+    for what, function in {
+        "other name": lambda: write_file("other", b"longer than before"), "below": lambda: write_file("dir/inside", b"y"),
+        "handle": lambda: os.pwrite(held, b"z", 0), "again": lambda: os.pwrite(held, b"z", 1), "truncate": lambda: os.ftruncate(held, 10),
+        "chmod": lambda: os.chmod("dir/inside", 0o600), "rename": lambda: os.rename("dir/inside", "dir/out"),
+        "after the rename": lambda: write_file("dir/out", b"z"), "directory": lambda: os.rename("dir", "dir-2"),
+        "in it": lambda: write_file("dir-2/later", b""), "remove": lambda: os.unlink("dir-2/out"),
+    }.items():
+        log.run(what, function)
+        log.say("events", events())
+
+
+@case
+def mappings_before_copy_up(log):
+    """Shared mappings of who only reads, which are older than the first write, in other processes too."""
+    area = mmap.mmap(os.open("big", os.O_RDONLY), 1 << 20, prot=mmap.PROT_READ)
+    log.say("before", (area[0], area[70000]))
+    ready, go = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        theirs = mmap.mmap(os.open("big", os.O_RDONLY), 1 << 20, prot=mmap.PROT_READ)
+        before = theirs[70000:70004]
+        os.write(ready[1], b"r")
+        os.read(go[0], 1)
+        os._exit(0 if theirs[70000:70004] == b"STOR" and before != b"STOR" and theirs[0:4] == b"WRIT" else 1)
+    os.read(ready[0], 1)
+    writer = os.open("big", os.O_RDWR)
+    os.pwrite(writer, b"WRIT", 0)
+    store = mmap.mmap(writer, 1 << 20)
+    store[70000:70004] = b"STOR"
+    log.say("ours", (area[0:4], area[70000:70004]))
+    os.write(go[1], b"g")
+    log.say("theirs", os.waitpid(child, 0)[1])
+    log.run("new open", lambda: os.pread(os.open("big", os.O_RDONLY), 4, 70000))
+    store.flush()
+    os.ftruncate(writer, 4096)
+    log.run("truncated", lambda: len(open("big", "rb").read()))
+    os.ftruncate(writer, 1 << 20)
+    log.say("zeroes", (area[70000:70004], store[70000:70004]))
+
+
+@case
+def appenders(log):
+    """Processes that append at once: each line is there, whole and once."""
+    for name in ["file", "fresh"]:
+        children = []
+        for writer in range(6):
+            child = os.fork()
+            if child == 0:
+                fd = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+                for line in range(200):
+                    os.write(fd, f"{writer} {line} {'x' * (line % 50)}\n".encode())
+                os._exit(0)
+            children.append(child)
+        log.say("ended", [os.waitpid(child, 0)[1] for child in children])
+        with open(name) as file:
+            lines = [line for line in file.read().splitlines() if line != "content"]
+        wanted = [f"{writer} {line} {'x' * (line % 50)}" for writer in range(6) for line in range(200)]
+        log.say(f"{name} all", sorted(lines) == sorted(wanted))
+        log.say("in order", all([int(line.split()[1]) for line in lines if line.startswith(f"{writer} ")] == list(range(200))
+                                for writer in range(6)))
+
+
+@case
+def waiting_for_locks(log):
+    """Locks that are waited for, and what ends the wait."""
+    def holder(path, take, hold):
+        ready = os.pipe()
+        child = os.fork()
+        if child == 0:
+            fd = os.open(path, os.O_RDWR)
+            take(fd)
+            os.write(ready[1], b"r")
+            hold(fd)
+            os._exit(0)
+        os.read(ready[0], 1)
+        return child
+    for kind, take in [("flock", lambda fd: fcntl.flock(fd, fcntl.LOCK_EX)), ("fcntl", lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX, 5, 5)),
+                       ("ofd", lambda fd: fcntl.fcntl(fd, 38, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 5, 5, 0)))]:
+        child = holder("file", take, lambda fd: signal.pause())
+        started = os.fork()
+        if started == 0:
+            take(os.open("file", os.O_RDWR))
+            os._exit(0)
+        wait_for_a_waiter("file")
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        log.say(f"{kind} after the death of who had it", os.waitpid(started, 0)[1])
+        child = holder("file", take, lambda fd: signal.pause())
+        signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(TimeoutError(errno.ETIMEDOUT, "alarm")))
+        signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+        log.run(f"{kind} interrupted", lambda: take(os.open("file", os.O_RDWR)))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    # Two that wait for each other.
+    one = os.open("big", os.O_RDWR)
+    fcntl.lockf(one, fcntl.LOCK_EX, 1, 0)
+
+    def crosswise(fd):
+        fcntl.lockf(fd, fcntl.LOCK_EX, 1, 0)
+    child = holder("big", lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX, 1, 1), crosswise)
+    wait_for_a_waiter("big")
+    log.run("deadlock", fcntl.lockf, one, fcntl.LOCK_EX, 1, 1)
+    os.close(one)
+    log.say("the other", os.waitpid(child, 0)[1])
+
+
+def wait_for_a_waiter(path):
+    """Until somebody waits for a lock of this file; proc_locks(5) has an arrow there."""
+    number = os.stat(path).st_ino
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        with open("/proc/locks") as file:
+            if any("->" in line and f":{number} " in line for line in file):
+                return
+    raise TimeoutError("nobody waits")
+
+
+@case
+def special_files(log):
+    """Sockets, FIFOs and devices connect those that are in one view."""
+    os.symlink(".", "here")
+    with socket.socket(socket.AF_UNIX) as client:
+        log.run("old socket", client.connect, "socket")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("listening")
+        server.listen()
+        log.run("bind", brief, "listening")
+        child = os.fork()
+        if child == 0:
+            with socket.socket(socket.AF_UNIX) as client:
+                client.connect("here/listening")
+                client.sendall(b"hello")
+                client.recv(10)
+            os._exit(0)
+        peer, _ = server.accept()
+        log.run("received", peer.recv, 10)
+        peer.sendall(b"bye")
+        log.say("client", os.waitpid(child, 0)[1])
+        os.chmod("listening", 0o600)
+        os.rename("listening", "renamed")
+        with socket.socket(socket.AF_UNIX) as client:
+            log.run("renamed", client.connect, "renamed")
+        os.link("renamed", "linked-socket")
+        with socket.socket(socket.AF_UNIX) as client:
+            log.run("linked", client.connect, "linked-socket")
+        with socket.socket(socket.AF_UNIX) as second:
+            log.run("taken", second.bind, "renamed")
+        as_user(log, "user", lambda: socket.socket(socket.AF_UNIX).connect("renamed"))
+    with socket.socket(socket.AF_UNIX) as client:
+        log.run("closed", client.connect, "renamed")
+    log.run("open", os.open, "renamed", os.O_RDWR)
+    os.chmod("fifo", 0o600)  # copies it up, where it lies below
+    child = os.fork()
+    if child == 0:
+        fd = os.open("fifo", os.O_WRONLY)
+        os.rename("fifo", "fifo-2")
+        os.write(fd, b"x" * 100)
+        os._exit(0)
+    fd = os.open("fifo", os.O_RDONLY)
+    log.run("fifo", lambda: len(os.read(fd, 1000)))
+    log.run("fifo end", os.read, fd, 10)
+    os.waitpid(child, 0)
+    os.close(fd)
+    log.run("no reader", os.open, "fifo-2", os.O_WRONLY | os.O_NONBLOCK)
+    os.chown("null", 1, 1)
+    null = os.open("null", os.O_RDWR)
+    log.run("null", lambda: (os.write(null, b"x" * 10), os.read(null, 10)))
+    os.mknod("zero", stat.S_IFCHR | 0o600, os.makedev(1, 5))
+    log.run("zero", lambda: os.read(os.open("zero", os.O_RDONLY), 4))
+    log.run("mapped", lambda: mmap.mmap(os.open("zero", os.O_RDWR), 4096, flags=mmap.MAP_PRIVATE)[:2])
+    os.mknod("full", stat.S_IFCHR | 0o600, os.makedev(1, 7))
+    log.run("full", lambda: os.write(os.open("full", os.O_WRONLY), b"x"))
+    log.run("no such device", lambda: (os.mknod("none", stat.S_IFCHR | 0o600, os.makedev(4000, 1)), os.open("none", os.O_RDONLY)))
+    log.run("sizes", lambda: [os.lstat(path).st_size for path in ["fifo-2", "null", "renamed", "zero"]])
+
+
+@case
+def handles_of_files(log):
+    """name_to_handle_at(2) and open_by_handle_at(2)."""
+    for path in ["file", "dir", "."]:
+        handle = ctypes.create_string_buffer(struct.pack("Ii", 120, 0) + bytes(120))
+        mount = ctypes.c_int()
+        log.run(f"name {path}", lambda: call(libc.name_to_handle_at, AT_FDCWD, path.encode(), handle, ctypes.byref(mount), 0))
+        directory = os.open(".", os.O_RDONLY)
+        fd = log.run("open", lambda: call(libc.open_by_handle_at, directory, handle, os.O_RDONLY), show=False)
+        log.run("same", lambda: os.fstat(fd).st_ino == os.stat(path).st_ino)
+
+
+@case
 def programs(log):
     shutil.copy("/bin/true", "program")
     os.chmod("program", 0o755)
@@ -1256,6 +1713,12 @@ def programs(log):
     log.run("directory", run, "./dir")
     os.chmod("program", 0o111)
     as_user(log, "unreadable", lambda: run("./program"))
+
+
+def populate_case(name, at):
+    populate(at)
+    if name == "kept_by_each_change":
+        populate_kept(at)
 
 
 def run_case(name, directory):
@@ -1289,11 +1752,11 @@ def main():
     os.umask(0)
     if command == "populate":
         for name in CASES:
-            populate(f"{directory}/lower/{name}")
+            populate_case(name, f"{directory}/lower/{name}")
         return
     os.umask(0o022)
     for name in wanted:
-        populate(f"{directory}/new/{name}")
+        populate_case(name, f"{directory}/new/{name}")
         for kind in ["new", "lower"]:
             print(f"{kind}/{name}\t{run_case(name, f'{directory}/{kind}/{name}')}", flush=True)
 

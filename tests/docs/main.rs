@@ -10,6 +10,7 @@
 //! `HARNESS_FS_DOCS=print` prints the sessions as they were. Needs root and /dev/fuse.
 #![allow(clippy::unwrap_used)] // what is missing here is a failure
 
+mod differences;
 mod document;
 mod json;
 mod names;

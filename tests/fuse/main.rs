@@ -2,9 +2,12 @@
 //! Needs root and `/dev/fuse`.
 
 mod content;
+mod differences;
 mod directories;
+mod disks;
 mod links;
 mod locks;
+mod markers;
 mod metadata;
 mod mounted;
 mod names;

@@ -28,9 +28,14 @@ impl Mounted {
     }
 
     pub fn with(passthrough: bool, fill: impl FnOnce(&Path)) -> Mounted {
+        Mounted::within(Path::new("/var/tmp"), passthrough, fill)
+    }
+
+    /// The same with all that it needs below a directory.
+    pub fn within(parent: &Path, passthrough: bool, fill: impl FnOnce(&Path)) -> Mounted {
         let directory = tempfile::Builder::new()
             .prefix("hfs-test-")
-            .tempdir_in("/var/tmp")
+            .tempdir_in(parent)
             .expect("temporary directory");
         let base = directory.path().join("base");
         for name in ["base", "layers", "mnt"] {
@@ -82,6 +87,13 @@ impl Mounted {
 
     pub fn open_layer(&self) -> PathBuf {
         self.directory.path().join("open")
+    }
+
+    /// The trees of the layers that are sealed, the newest first.
+    pub fn sealed_layers(&self) -> Vec<PathBuf> {
+        let layers = self.directory.path().join("layers");
+        let tree = |number| layers.join(format!("{number:06}-test/tree/0"));
+        (1..=self.layers).rev().map(tree).collect()
     }
 
     pub fn requests(&self) -> std::collections::BTreeMap<String, u64> {

@@ -148,16 +148,28 @@ fn put(open: &OpenLayer, from: &Path, to: &Path, is_dir: bool) -> Result<()> {
 /// # Errors
 /// What the disk reports.
 pub fn copy_dir(open: &OpenLayer, stack: &Stack, path: &Path) -> Result<()> {
-    let mut missing = Vec::new();
+    let mut missing = 0;
     for path in path.ancestors() {
         if path.as_os_str().is_empty() || matches!(open.entry(path)?, Some(Entry::Present(..))) {
             break;
         }
-        missing.push(path);
+        missing += 1;
     }
-    for path in missing.into_iter().rev() {
-        let found = stack.find(path)?.ok_or(Errno::ENOENT)?;
-        directory(open, stack, &found, &Path::new(TREE).join(path))?;
+    // Looked up on one way down: each from the root would make the time grow with the cube of
+    // the depth, as every look-up walks its path again.
+    let mut parts = stack.roots();
+    let mut above = PathBuf::new();
+    let depth = path.components().count();
+    for (level, name) in path.iter().enumerate() {
+        if missing == 0 {
+            break;
+        }
+        above.push(name);
+        let found = stack.lookup(&parts, name)?.ok_or(Errno::ENOENT)?;
+        if level >= depth - missing {
+            directory(open, stack, &found, &Path::new(TREE).join(&above))?;
+        }
+        parts = found.parts;
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What one side did at one path.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use crate::tree::Kind;
 
@@ -83,6 +84,18 @@ impl Present {
             content: Content::Own,
             link: None,
         }
+    }
+
+    /// Where the base keeps what shows through this directory, `None` if nothing of the base does.
+    /// `above` is that of the directory it is in, under this name.
+    pub fn origin(&self, name: &OsStr, above: Option<&Path>) -> Option<PathBuf> {
+        if let Some(from) = &self.redirect_from {
+            return Some(from.clone());
+        }
+        if self.opaque || self.was != Some(Kind::Dir) {
+            return None;
+        }
+        above.map(|above| above.join(name))
     }
 
     /// Whether this is a directory that took the place of another one (or came from elsewhere),

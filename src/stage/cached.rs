@@ -19,7 +19,7 @@ const MOST: usize = 1 << 15;
 /// A stack in which many paths are looked up, as a merge does. To look one up in a [`Stack`] asks
 /// every layer for every directory on the way, and a stage has a layer for each of its steps.
 /// Layers do not change, so a directory need be found once, and then only those are asked that
-/// have something in it.
+/// have something in it; a layer that does change calls for [`CachedStack::forget`].
 #[derive(Debug)]
 pub(super) struct CachedStack {
     stack: Stack,
@@ -56,6 +56,12 @@ impl CachedStack {
             Some(parts) => self.stack.lookup(&parts, name),
             None => Ok(None),
         }
+    }
+
+    /// Forgets where directories are: to be called when the uppermost layer, one that is still
+    /// being made, has got another entry.
+    pub fn forget(&self) {
+        self.dirs.borrow_mut().clear();
     }
 
     fn dir(&self, dir: &Path) -> Result<Parts> {

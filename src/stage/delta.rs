@@ -47,10 +47,8 @@ impl Scan {
         let layer = stack.layer(index);
         let below = stack.below(index);
         let mut scan = Scan::default();
-        let mut dirs: Vec<(PathBuf, Option<Vec<Part>>)> =
-            vec![(PathBuf::new(), Some(below.roots()))];
-        while let Some((dir, parts)) = dirs.pop() {
-            let place = scan.delta.origin(&dir);
+        let mut dirs = vec![Dir::root(&below)];
+        while let Some(Dir { dir, parts, place }) = dirs.pop() {
             let names = layer.names(&dir);
             for name in names.context(|| format!("{} of layer {}", dir.display(), layer.id()))? {
                 let path = dir.join(&name.name);
@@ -83,12 +81,16 @@ impl Scan {
                     scan.metacopies.push((path.clone(), origin.clone()));
                 }
                 if attr.kind == Kind::Dir {
-                    dirs.push((path.clone(), continues(&below, &marks, covered)?));
                     present.opaque = marks.opaque;
                     if let Some(from) = &marks.redirect {
                         scan.at_home(attr.ino, from.clone());
                     }
-                    present.redirect_from = marks.redirect;
+                    present.redirect_from.clone_from(&marks.redirect);
+                    dirs.push(Dir {
+                        place: present.origin(&name.name, place.as_deref()),
+                        parts: continues(&below, &marks, covered)?,
+                        dir: path.clone(),
+                    });
                 } else if attr.ino != 0 {
                     // Also of files with one name: a file that one side renamed
                     // and the other changed is one inode through two names.
@@ -187,6 +189,25 @@ impl Scan {
                 }
             }
             paths.extend(moved);
+        }
+    }
+}
+
+/// A directory of the layer that is still to be read.
+struct Dir {
+    dir: PathBuf,
+    /// What shows through it.
+    parts: Option<Vec<Part>>,
+    /// As [`Delta::origin`], which would walk up to the root for each.
+    place: Option<PathBuf>,
+}
+
+impl Dir {
+    fn root(below: &Stack) -> Dir {
+        Dir {
+            dir: PathBuf::new(),
+            parts: Some(below.roots()),
+            place: Some(PathBuf::new()),
         }
     }
 }

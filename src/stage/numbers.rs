@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
+use super::cached::CachedStack;
 use super::compare::Sides;
 use super::join::{Deferred, Join, Placed, merging};
 use super::renamed::Renamed;
@@ -236,7 +237,7 @@ pub(super) fn settle(
 ) -> Result<()> {
     let mut placed = join.take_placed();
     let sides = join.sides();
-    let merged = join.below().with(read_open(join.open().path())?);
+    let merged = CachedStack::from(join.below().with(read_open(join.open().path())?));
     for path in &suspects.metacopies {
         if let Some(found) = merged.find(path)?
             && found.parts[0].layer == sides.stage.layers().len()
@@ -300,6 +301,7 @@ pub(super) fn settle(
         let kept = dirs.iter().max_by_key(|(layer, _)| *layer).copied();
         for (_, path) in dirs.iter().filter(|dir| Some(**dir) != kept) {
             join.renumber_dir(&merged, path).context(|| merging(path))?;
+            merged.forget();
         }
         let Some(first) = shown.first().map(|name| name.path.clone()) else {
             continue;
@@ -349,7 +351,7 @@ fn version(sides: &Sides, ino: Ino, found: &Found) -> Version {
 /// Makes one file of each version of an inode.
 fn settle_file(
     join: &mut Join<'_>,
-    merged: &Stack,
+    merged: &CachedStack,
     ino: Ino,
     mut shown: Vec<Shown>,
     links: Option<&Links>,
@@ -397,6 +399,7 @@ fn settle_file(
         let below = source.deferred.is_none() && version != Version::Made;
         let paths: Vec<&Path> = names.iter().map(|name| name.path.as_path()).collect();
         join.link_all((stack, origin, &source.found), below, number, &paths)?;
+        merged.forget();
     }
     Ok(())
 }
@@ -428,7 +431,7 @@ fn recount(join: &Join<'_>, ino: Ino, (from, to): (u32, u32), here: bool) -> Res
 /// removed, and counted, the same name, or a name may have come back.
 fn count_lost_names(
     join: &Join<'_>,
-    (merged, placed): (&Stack, &Placed),
+    (merged, placed): (&CachedStack, &Placed),
     moves: &Moves<'_>,
     inodes: &BTreeSet<Ino>,
 ) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use super::cached::CachedStack;
 use super::compare::Sides;
 use crate::error::Result;
 use crate::layer::Stack;
@@ -25,9 +26,10 @@ impl<'a> Renamed<'a> {
     pub fn of(sides: &'a Sides, plan: &JoinPlan) -> Result<Renamed<'a>> {
         let (mut shown, mut lost) = (HashMap::new(), Vec::new());
         let own = sides.step.layers().iter().skip(sides.base.layers().len());
-        let stacked = own.fold(sides.stage.clone(), |below, layer| {
+        let whole = own.fold(Stack::clone(&sides.stage), |below, layer| {
             below.with(layer.clone())
         });
+        let stacked = CachedStack::from(whole);
         let deciding: BTreeMap<&Path, &Action> = plan
             .actions()
             .iter()
@@ -79,6 +81,6 @@ impl<'a> Renamed<'a> {
     }
 }
 
-fn number(stack: &Stack, path: &Path) -> Result<Option<crate::tree::Ino>> {
+fn number(stack: &CachedStack, path: &Path) -> Result<Option<crate::tree::Ino>> {
     Ok(stack.find(path)?.map(|found| found.attr.ino))
 }

@@ -42,8 +42,13 @@ fn a_thousand_directories_below_each_other_go_through_everything() {
         "$H" step begin below
         "$H" step exec below -- python3 "$F" write lower ,more
         "$H" step exec below -- python3 "$F" is lower made,more
-        "$H" step discard below
-        far is "$W/lower" made
+        "$H" step merge below
+        far is "$W/lower" made,more
+        "$H" step begin beside
+        "$H" step run other -- python3 "$F" write lower ,other
+        "$H" step exec beside -- python3 "$F" write lower ,beside
+        "$H" step merge beside --on-conflict last
+        far is "$W/lower" made,more,beside
 
         "$H" snapshot create good
         "$H" step run remove -- sh -c 'rm -rf new lower/d; mkdir new'
@@ -51,18 +56,18 @@ fn a_thousand_directories_below_each_other_go_through_everything() {
         "$H" diff good.. | grep -q "^D $W/lower/d"
         "$H" snapshot restore good
         far is "$W/new" made
-        far is "$W/lower" made
+        far is "$W/lower" made,more,beside
 
         "$H" export good --to "$T/image"
         "$H" apply "$T/out"
         "$H" unmount --keep-state
         "$H" mount --resume
         for tree in "$W" "$T/out"; do
-            far is "$tree/new" made; far is "$tree/lower" made
+            far is "$tree/new" made; far is "$tree/lower" made,more,beside
         done
         "$H" unmount
         "$H" mount --workspace "$W" --from "$T/image"
-        far is "$W/new" made; far is "$W/lower" made
+        far is "$W/new" made; far is "$W/lower" made,more,beside
     "#;
     let script = format!("export F='{}'\n{script}", far.display());
     in_stage_for(&rig, &script, 300);

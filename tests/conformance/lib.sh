@@ -31,6 +31,27 @@ cargo_install() {
     fi
 }
 
+# debian_source PACKAGE VERSION SHA256 : unpacks the original source of Debian's package, of that version, into the current
+# directory, which is empty.
+debian_source() {
+    local package=$1 version=$2 sha256=$3 apt got tarball
+    apt=$(mktemp -d)
+    mkdir -p "$apt/sources" "$apt/lists/partial" "$apt/cache/archives/partial"
+    # The same places as for packages, asked for sources; apt's own lists stay as they are.
+    sed -E 's/^Types:.*/Types: deb-src/' /etc/apt/sources.list.d/debian.sources >"$apt/sources/source.sources" 2>/dev/null ||
+        sed -nE 's/^deb /deb-src /p' /etc/apt/sources.list >"$apt/sources/source.list"
+    local options=(-q -o Dir::Etc::sourcelist=/dev/null -o "Dir::Etc::sourceparts=$apt/sources" -o "Dir::State::lists=$apt/lists"
+        -o "Dir::Cache=$apt/cache" -o APT::Sandbox::User=root)
+    timeout 600 apt-get "${options[@]}" update >&2
+    got=$(apt-cache "${options[@]}" showsrc "$package" | sed -n 's/^Version: //p' | grep -E "^([0-9]+:)?${version//./\\.}-" | sort -V | tail -n 1)
+    [ -n "$got" ] || { echo "Debian has no source of $package $version" >&2; return 1; }
+    (cd "$apt/cache" && timeout 600 apt-get "${options[@]}" source --download-only "$package=$got" >&2)
+    tarball=$(echo "$apt/cache/${package}_$version.orig.tar."*)
+    sha256sum --check --quiet <<<"$sha256  $tarball" >&2
+    tar -xf "$tarball" --strip-components=1
+    rm -r "$apt"
+}
+
 # The commands of a suite are its functions of these names.
 suite() {
     local command=$1

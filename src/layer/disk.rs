@@ -320,6 +320,14 @@ impl DiskTree {
         }
     }
 
+    /// The capability that [`marker::CAPABILITY`] keeps of a file.
+    ///
+    /// # Errors
+    /// As lgetxattr(2), but for absence.
+    pub fn put_by(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        xattr::get(&self.root, self.inner(path)?, marker::CAPABILITY)
+    }
+
     /// The names of the extended attributes as a view shows them.
     ///
     /// # Errors

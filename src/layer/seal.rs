@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, RenameFlags};
 use super::block_map::{self, BlockMap};
 use super::copy_up::{copy_dir, keeping_times};
 use super::disk::DiskTree;
-use super::fill::{fill, fill_open, partial_paths};
+use super::fill::{CAPABILITY, fill, fill_open, partial_paths};
 use super::manifest::Manifest;
 use super::open::{OpenLayer, TREE};
 use super::{Backing, Layer, Partial, Stack, Visit, Whiteouts, walk};
@@ -113,11 +113,27 @@ impl Layer for SealedLayer {
     }
 
     fn xattr(&self, path: &Path, name: &OsStr) -> Result<Option<Vec<u8>>> {
-        self.tree.xattr(path, name)
+        let value = self.tree.xattr(path, name)?;
+        if value.is_some() || name != CAPABILITY || self.maps.is_empty() {
+            return Ok(value);
+        }
+        // Completing the file takes it for a while.
+        match self.tree.put_by(path)? {
+            // Or did, and has just put it back.
+            None => self.tree.xattr(path, name),
+            capability => Ok(capability),
+        }
     }
 
     fn xattrs(&self, path: &Path) -> Result<Vec<OsString>> {
-        self.tree.xattrs(path)
+        let mut names = self.tree.xattrs(path)?;
+        if !self.maps.is_empty()
+            && !names.iter().any(|name| name == CAPABILITY)
+            && self.xattr(path, OsStr::new(CAPABILITY))?.is_some()
+        {
+            names.push(CAPABILITY.into());
+        }
+        Ok(names)
     }
 
     fn link_changes(&self) -> &HashMap<Ino, i64> {

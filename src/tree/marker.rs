@@ -15,6 +15,8 @@ pub const XWHITEOUT: &str = "trusted.overlay.whiteout";
 pub const INO: &str = "trusted.harness.ino";
 /// Set on an empty file that stands for a user's own 0:0 character device.
 pub const NULL_DEVICE: &str = "trusted.harness.device";
+/// The `security.capability` of a partial file, for as long as it is being completed.
+pub const CAPABILITY: &str = "trusted.harness.capability";
 /// Set on the root of an overlay's upper directory while it is mounted.
 pub const IN_USE: &str = "trusted.harness.overlay";
 

@@ -236,6 +236,10 @@ impl BlockMap {
         if let Some(attr) = sealed {
             let times = [attr.atime, attr.mtime, attr.ctime];
             write_at(&file, TIMES as u64, &times_bytes(&times))?;
+            // For a truncation that was cut off: see Partial::settle_end.
+            if attr.size < self.length {
+                self.own(&file, self.within(attr.size, self.length))?;
+            }
         }
         self.settle(&file)
     }

@@ -81,7 +81,9 @@ pub(super) fn fill(
     map.dress(&mut before);
     let capability = put_by(&file)?;
     let partial = Partial::new(file, Some(on_disk), map.clone(), below.clone());
-    let filled = take_all(&partial, go_on);
+    let filled = partial
+        .settle_end()
+        .and_then(|()| take_all(&partial, go_on));
     if let Some(capability) = &capability {
         xattr::fset(partial.file(), CAPABILITY, capability)?;
     }

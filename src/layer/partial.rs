@@ -186,13 +186,43 @@ impl Partial {
             if !size.is_multiple_of(self.map.block()) {
                 self.take_over(size / self.map.block())?;
             }
-            // First: what is behind the new end must never show again.
-            self.map
-                .own(self.on_disk()?, self.map.within(size, length))?;
+            nix::unistd::ftruncate(&self.file, size.cast_signed())?;
+            // What is behind the new end must never show again. Not before that is the
+            // end, or it would be lost if the file stayed as long as it was.
+            return self.map.own(self.on_disk()?, self.map.within(size, length));
         } else if size > length {
             self.take_over(length.saturating_sub(1) / self.map.block())?;
         }
         Ok(nix::unistd::ftruncate(&self.file, size.cast_signed())?)
+    }
+
+    /// Ends a truncation in the midst of which a daemon died: nothing behind the end of
+    /// the file lies below any more. For who opens it to write.
+    ///
+    /// # Errors
+    /// As pread(2) and pwrite(2).
+    pub fn settle_end(&self) -> Result<()> {
+        let length = self.map.length();
+        let cut = || -> Result<Option<u64>> {
+            let size = at::fstat(&self.file)?.attr.size;
+            let settled = size >= length || self.map.run(size, length) == (true, length);
+            Ok((!settled).then_some(size))
+        };
+        if cut()?.is_none() {
+            return Ok(());
+        }
+        // Unless somebody is truncating it just now.
+        let _taken = self.map.take();
+        let Some(size) = cut()? else {
+            return Ok(());
+        };
+        // Another boot of the machine may have forgotten that the last block was taken.
+        let block = self.map.block();
+        let last = size / block;
+        if !self.map.is_own(last) {
+            self.copy_from_below(last * block, size)?;
+        }
+        self.map.own(self.on_disk()?, last..length.div_ceil(block))
     }
 
     /// Allocates, punches or zeroes a range.
@@ -348,6 +378,9 @@ mod tests {
     enum Change {
         Write(u64, Vec<u8>),
         Truncate(u64),
+        /// The daemon dies between the two files that a truncation changes; if the machine
+        /// does too, the last block may be forgotten.
+        Dies(u64),
         Punch(u64, u64),
         Zero(u64, u64),
         Extend(u64, u64),
@@ -365,6 +398,7 @@ mod tests {
                 Change::Write(at, vec![byte; usize::try_from(length).unwrap()])
             }),
             place.clone().prop_map(Change::Truncate),
+            place.clone().prop_map(Change::Dies),
             (place.clone(), length.clone()).prop_map(|(at, length)| Change::Punch(at, length)),
             (place.clone(), length.clone()).prop_map(|(at, length)| Change::Zero(at, length)),
             (place, length).prop_map(|(at, length)| Change::Extend(at, length)),
@@ -423,6 +457,31 @@ mod tests {
         assert!(content[range].iter().all(|byte| *byte == 0), "{from}..{to}");
     }
 
+    /// A partial file of `LENGTH` bytes, over `below`, in blocks of `BLOCK` bytes.
+    fn begin(dir: &OwnedFd, at: &Path) -> (Arc<BlockMap>, Arc<Backing>, Vec<u8>) {
+        std::fs::create_dir(at.join("maps")).unwrap();
+        let (lower, content) = below(dir);
+        nix::unistd::ftruncate(file(dir, "upper"), LENGTH as i64).unwrap();
+        let origin = Origin {
+            layer: "base".into(),
+            path: "below".into(),
+        };
+        let map = BlockMap::new(origin, LENGTH as u64, BLOCK, &[(4096, 4096 + 6144)]);
+        map.write(file(dir, "maps/7")).unwrap();
+        (Arc::new(map), Arc::new(Backing::Whole(lower)), content)
+    }
+
+    #[test]
+    fn a_truncation_that_fails_takes_nothing() {
+        let scratch = tempfile::tempdir().unwrap();
+        let dir = at::open_dir(nix::fcntl::AT_FDCWD, scratch.path()).unwrap();
+        let (map, lower, content) = begin(&dir, scratch.path());
+        let upper = at::open(&dir, Path::new("upper"), OFlag::O_RDONLY, 0).unwrap();
+        let partial = Partial::new(upper, Some(file(&dir, "maps/7")), map, lower);
+        partial.truncate(3 * BLOCK).unwrap_err();
+        compare(&partial, &content);
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig {
             cases: 200,
@@ -434,15 +493,7 @@ mod tests {
         fn it_is_a_file(changes in prop::collection::vec(change(), 1..24)) {
             let scratch = tempfile::tempdir().unwrap();
             let dir = at::open_dir(nix::fcntl::AT_FDCWD, scratch.path()).unwrap();
-            std::fs::create_dir(scratch.path().join("maps")).unwrap();
-            let (lower, mut content) = below(&dir);
-            let upper = file(&dir, "upper");
-            nix::unistd::ftruncate(&upper, LENGTH as i64).unwrap();
-            let origin = Origin { layer: "base".into(), path: "below".into() };
-            let holes = [(4096, 4096 + 6144)];
-            let map = Arc::new(BlockMap::new(origin, LENGTH as u64, BLOCK, &holes));
-            map.write(file(&dir, "maps/7")).unwrap();
-            let lower = Arc::new(Backing::Whole(lower));
+            let (map, lower, mut content) = begin(&dir, scratch.path());
             let open = |map: Arc<BlockMap>| {
                 Partial::new(file(&dir, "upper"), Some(file(&dir, "maps/7")), map, lower.clone())
             };
@@ -461,6 +512,16 @@ mod tests {
                     Change::Truncate(size) => {
                         partial.truncate(*size).unwrap();
                         resize(&mut content, *size);
+                    }
+                    Change::Dies(size) => {
+                        let size = (*size).min(content.len() as u64);
+                        if !size.is_multiple_of(BLOCK) && size.is_multiple_of(2) {
+                            partial.take_over(size / BLOCK).unwrap();
+                        }
+                        nix::unistd::ftruncate(&partial.file, size.cast_signed()).unwrap();
+                        resize(&mut content, size);
+                        partial = open(Arc::new(BlockMap::read(&dir, 7, false).unwrap()));
+                        partial.settle_end().unwrap();
                     }
                     Change::Punch(at, length) => {
                         let mode = FallocateFlags::FALLOC_FL_PUNCH_HOLE

@@ -481,12 +481,9 @@ impl View {
         let on_disk = at::open(&*state.open, &BlockMap::path_of(node.ino), OFlag::O_RDWR, 0)?;
         let stack = &state.stack;
         let below = Arc::new(stack.backing_of(map.origin(), stack.layers().len())?);
-        Ok(Backing::Partial(Partial::new(
-            file,
-            Some(on_disk),
-            map,
-            below,
-        )))
+        let partial = Partial::new(file, Some(on_disk), map, below);
+        partial.settle_end()?;
+        Ok(Backing::Partial(partial))
     }
 
     /// What a directory hands down to new entries (inode(7), acl(5)).

@@ -7,7 +7,7 @@ use super::rig::{Ran, Rig, ran};
 /// Runs a shell script in a mount namespace of its own. `$H` is the program, `$W` a directory
 /// with a file, `$T` another; `steps` is the text of a stage file's steps, in `$F`, with `$W`
 /// as the workspace. No stage is mounted, neither at the beginning nor at the end.
-fn with_file(steps: &str, script: &str) -> Ran {
+pub(super) fn with_file(steps: &str, script: &str) -> Ran {
     let file = format!("workspace:\n  path: WORKSPACE\nexecution:\n  steps:\n{steps}");
     with_whole_file(&file, script)
 }
@@ -66,12 +66,12 @@ fn in_namespace(rig: &Rig, workspace: &Path, other: &Path, script: &str) -> Ran 
 }
 
 /// A step; each line of the command is one of the list.
-fn step(identifier: &str, command: &str) -> String {
+pub(super) fn step(identifier: &str, command: &str) -> String {
     step_with(identifier, command, "")
 }
 
 /// The same, with further fields of the step.
-fn step_with(identifier: &str, command: &str, fields: &str) -> String {
+pub(super) fn step_with(identifier: &str, command: &str, fields: &str) -> String {
     let mut text = format!("    - step:\n        identifier: {identifier}\n        type: Run\n");
     for line in fields.lines() {
         text += &format!("        {line}\n");
@@ -83,7 +83,7 @@ fn step_with(identifier: &str, command: &str, fields: &str) -> String {
     text
 }
 
-fn parallel(members: &[String]) -> String {
+pub(super) fn parallel(members: &[String]) -> String {
     let mut text = "    - parallel:\n".to_owned();
     for member in members {
         for line in member.lines() {
@@ -98,7 +98,7 @@ const RETRY: &str = "failureStrategies:
       errors: [AllErrors]
       action: {type: Retry, spec: {retryCount: 2, retryIntervals: [1s], onRetryFailure: {action: {type: Ignore}}}}";
 
-fn strategy(action: &str) -> String {
+pub(super) fn strategy(action: &str) -> String {
     format!(
         "failureStrategies: [{{onFailure: {{errors: [AllErrors], action: {{type: {action}}}}}}}]"
     )
@@ -463,7 +463,7 @@ fn values_go_from_step_to_step() {
         r#"
         code 1 "$H" stage run "$F" >"$T/out" 2>"$T/err"
         grep -q '^take    | got a b$' "$T/out"
-        ! grep -q s3cret "$T/out" "$T/err"
+        code 1 grep -q s3cret "$T/out" "$T/err"
         grep -q '^skipped  *skipped: its condition' "$T/out"
         grep -q '^python  *succeeded' "$T/out"
         grep -q "^unset  *failed: $F:[0-9]*:[0-9]*: .*unset.* has no value" "$T/out"

@@ -11,11 +11,12 @@ use parking_lot::Mutex;
 
 use super::asking::millis;
 use super::lane::Lane;
+use super::left_out::why_skipped;
 use super::report::{Result as RowResult, Row};
 use super::scope::Scope;
 use super::script;
 use super::step::Printed;
-use super::walk::{Driver, new_row, why_skipped};
+use super::walk::{Driver, new_row};
 use super::worker::{Answer, Order, Worker};
 use crate::control::Ended;
 use crate::stagefile::{Status, Step, When};

@@ -12,6 +12,7 @@ mod asking;
 mod background;
 mod halt;
 mod lane;
+mod left_out;
 mod output;
 mod report;
 mod scope;

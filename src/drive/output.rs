@@ -121,6 +121,11 @@ impl Printer {
         let _ = std::io::stderr().write_all(&whole);
     }
 
+    /// A text with asterisks for the secrets in it.
+    pub fn masked(&self, text: &str) -> String {
+        String::from_utf8_lossy(&self.without_secrets(text.as_bytes())).into_owned()
+    }
+
     fn whole(&self, name: &str, line: &[u8]) -> Vec<u8> {
         let pad = self.width.saturating_sub(name.chars().count());
         let mut whole = Vec::with_capacity(line.len() + name.len() + pad + 16);

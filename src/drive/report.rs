@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::Why;
 use crate::daemon::bytes as bytes_shown;
 use crate::merge::Race;
-use crate::stagefile::Path;
+use crate::stagefile::{Path, shown};
 
 /// What became of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -56,6 +56,9 @@ pub struct Row {
     pub path: Path,
     /// The name for people.
     pub name: String,
+    /// What this run of it, and of the groups around it, is called for people.
+    #[serde(skip)]
+    pub label: String,
     /// It is a background step.
     pub background: bool,
     /// What became of it.
@@ -201,14 +204,11 @@ impl Row {
             0 => String::new(),
             more => more.to_string(),
         };
-        [
-            self.step.clone(),
-            result,
-            time,
-            changed,
-            merged.to_owned(),
-            conflicts,
-        ]
+        let step = match self.label.as_str() {
+            "" => self.step.clone(),
+            label => format!("{} ({})", self.step, shown(label)),
+        };
+        [step, result, time, changed, merged.to_owned(), conflicts]
     }
 }
 
@@ -221,6 +221,7 @@ mod tests {
             step: step.to_owned(),
             path: Path::default(),
             name: step.to_owned(),
+            label: String::new(),
             background: false,
             result,
             why: "exit code 3".to_owned(),

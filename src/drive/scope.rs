@@ -88,4 +88,17 @@ impl<'a> Scope<'a> {
             false => format!("{name} ({})", self.labels.join(", ")),
         }
     }
+
+    /// What this run is called besides the identifiers: nothing, where that is a number which
+    /// they end in.
+    pub fn label(&self) -> String {
+        let labels = self.inner.iter().filter_map(|inner| match inner {
+            Inner::Instance(instance) => Some(instance),
+            Inner::Group(..) => None,
+        });
+        let labels = labels.filter(|instance| instance.postfix != format!("_{}", instance.label));
+        let labels = labels.map(|instance| instance.label.as_str());
+        let labels: Vec<&str> = labels.filter(|label| !label.is_empty()).collect();
+        labels.join(", ")
+    }
 }

@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::asking::{Refused, millis};
 use super::halt::Why;
 use super::lane::{Lane, Part};
+use super::left_out::why_skipped;
 use super::report::{Layer, Result as RowResult, Row};
 use super::scope::Scope;
 use super::script;
 use super::together::list;
-use super::walk::{Driver, new_row, why_skipped};
+use super::walk::{Driver, new_row};
 use super::worker::{Answer, Order, Worker};
 use crate::control::{Ended, OfOne, Request};
 use crate::stagefile::{
@@ -80,7 +81,9 @@ impl<'a> Driver<'a> {
         let status = match prepared {
             Err(problem) => {
                 self.no_value(&mut row, &problem);
-                Status::Failed
+                // Its value will be the same another time.
+                let decision = decide(&scope.failure, FailureKind::Command, u32::MAX);
+                self.final_failure(decision, &mut row)
             }
             Ok(None) => {
                 why_skipped(step.when.as_ref(), lane.failed).clone_into(&mut row.why);
@@ -456,21 +459,26 @@ impl<'a> Driver<'a> {
     }
 
     fn final_failure(&self, decision: Decision, row: &mut Row) -> Status {
-        let (result, status) = match decision {
+        let (result, status) = self.decided(decision, &row.step);
+        row.result = result;
+        status
+    }
+
+    /// What a decision makes of the step or group with this name, and, if it is so decided, the
+    /// end of the stage.
+    pub(super) fn decided(&self, decision: Decision, name: &str) -> (RowResult, Status) {
+        match decision {
             Decision::Ignore => (RowResult::Ignored, Status::IgnoreFailed),
             Decision::MarkAsSuccess => (RowResult::MarkedAsSuccess, Status::Succeeded),
             Decision::Fail | Decision::Retry(_) => (RowResult::Failed, Status::Failed),
             Decision::Abort => {
                 self.printer.say(&format!(
-                    "step '{}' failed, which ends the stage (Abort)",
-                    row.step
+                    "step '{name}' failed, which ends the stage (Abort)"
                 ));
                 self.halt.halt(Why::Aborted);
                 (RowResult::Failed, Status::Failed)
             }
-        };
-        row.result = result;
-        status
+        }
     }
 
     /// The stage was ended while the step ran.

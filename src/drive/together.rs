@@ -12,16 +12,24 @@ use super::report::{Layer, Result as RowResult};
 use super::scope::Scope;
 use super::walk::Driver;
 use crate::control::{OfOne, Request};
-use crate::stagefile::{Decision, Node, Status};
+use crate::stagefile::{Decision, Node, Problem, Status};
 
 /// One of those that run at once.
 pub struct Member<'a> {
     /// A step or a group.
     pub node: &'a Node,
-    /// Its own; several if it runs several times, one after the other.
-    pub scopes: Vec<Scope<'a>>,
+    /// Its own.
+    pub scopes: Scopes<'a>,
     /// How many of those with the same strategy run at a time.
     pub gate: Arc<Gate>,
+}
+
+/// How often a member runs.
+pub enum Scopes<'a> {
+    /// A scope for each run; several if they run one after the other.
+    Known(Vec<Scope<'a>>),
+    /// Its strategy cannot be expanded; the scope is that of one run without a strategy.
+    Unknown(Problem, Scope<'a>),
 }
 
 impl<'a> Driver<'a> {
@@ -75,8 +83,13 @@ impl<'a> Driver<'a> {
     }
 
     fn one_after_the_other(&self, member: &Member<'a>, lane: &mut Lane) {
-        for scope in &member.scopes {
-            self.member(member.node, scope, lane);
+        match &member.scopes {
+            Scopes::Known(scopes) => {
+                for scope in scopes {
+                    self.member(member.node, scope, lane);
+                }
+            }
+            Scopes::Unknown(problem, scope) => self.unknown(member.node, scope, lane, problem),
         }
     }
 

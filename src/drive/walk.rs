@@ -11,10 +11,11 @@ use super::asking::{Asking, Refused};
 use super::background::Running;
 use super::halt::{Gate, Halt, Why};
 use super::lane::Lane;
+use super::left_out::{each_step, why_skipped};
 use super::output::{Printer, Stream};
 use super::report::{Layer, Report, Result as RowResult, Row};
 use super::scope::Scope;
-use super::together::Member;
+use super::together::{Member, Scopes};
 use crate::control::Request;
 use crate::merge::Race;
 use crate::stagefile::{
@@ -88,6 +89,11 @@ pub fn run(stage: &Stage, setting: &Setting, halt: Arc<Halt>) -> Result<Report, 
     driver.body(&mut lane);
     driver.halt.done();
     driver.end_background(&mut lane.rows);
+    // A strategy may run over a secret.
+    for row in &mut lane.rows {
+        row.name = driver.printer.masked(&row.name);
+        row.label = driver.printer.masked(&row.label);
+    }
     let trouble = driver.trouble.lock().take();
     let timed_out = (driver.halt.why() == Some(Why::TimedOut)).then(|| {
         let timeout = humantime::format_duration(stage.timeout.unwrap_or_default());
@@ -165,46 +171,49 @@ impl<'a> Driver<'a> {
                 self.skip(node, scope, lane, RowResult::Aborted, "not begun");
                 continue;
             }
-            match self.members(node, scope, lane) {
-                Ok(members) => self.together(members, lane),
-                Err(problem) => self.fail_node(node, scope, lane, &problem),
-            }
+            let members = self.members(node, scope, lane);
+            self.together(members, lane);
         }
     }
 
     /// The steps and groups that run at once: one, if it is neither `parallel` nor has a
     /// strategy.
-    fn members(
-        &self,
-        node: &'a Node,
-        scope: &Scope<'a>,
-        lane: &Lane,
-    ) -> Result<Vec<Member<'a>>, Problem> {
+    fn members(&self, node: &'a Node, scope: &Scope<'a>, lane: &Lane) -> Vec<Member<'a>> {
         let (identifier, strategy) = match node {
             Node::Parallel(parallel) => {
-                let mut members = Vec::new();
-                for node in &parallel.members {
-                    members.extend(self.members(node, scope, lane)?);
-                }
-                return Ok(members);
+                let members = parallel.members.iter();
+                return members
+                    .flat_map(|node| self.members(node, scope, lane))
+                    .collect();
             }
             Node::Step(step) => (&step.identifier, &step.strategy),
             Node::Group(group) => (&group.identifier, &group.strategy),
         };
-        let expansion = expand(strategy.as_ref(), &scope.context(lane))?;
+        let expansion = match expand(strategy.as_ref(), &scope.context(lane)) {
+            Ok(expansion) => expansion,
+            // What runs at the same time has nothing to do with it.
+            Err(problem) => {
+                let scope = scope.instance(identifier, Instance::single());
+                return vec![Member {
+                    node,
+                    scopes: Scopes::Unknown(problem, scope),
+                    gate: Gate::new(1),
+                }];
+            }
+        };
         let gate = Gate::new(expansion.max_concurrency);
         let scopes = expansion.instances.into_iter();
         let scopes = scopes.map(|instance: Instance| scope.instance(identifier, instance));
         let member = |scopes: Vec<Scope<'a>>| Member {
             node,
-            scopes,
+            scopes: Scopes::Known(scopes),
             gate: gate.clone(),
         };
-        Ok(match expansion.max_concurrency {
+        match expansion.max_concurrency {
             // Nothing runs at once: each finds what the one before has left.
             1 => vec![member(scopes.collect())],
             _ => scopes.map(|scope| member(vec![scope])).collect(),
-        })
+        }
     }
 
     /// Runs one step or group to its end; the scope is its own.
@@ -227,9 +236,7 @@ impl<'a> Driver<'a> {
             Ok(true) => {}
             Ok(false) => {
                 let why = why_skipped(group.when.as_ref(), lane.failed);
-                self.skip_inner(&group.body, &inner, lane, RowResult::Skipped, why);
-                lane.context.ended(&path, Status::Skipped);
-                return;
+                return self.leave_out(node, scope, lane, RowResult::Skipped, why);
             }
             Err(problem) => return self.fail_node(node, scope, lane, &problem),
         }
@@ -252,51 +259,6 @@ impl<'a> Driver<'a> {
         lane.context.ended(&path, status);
     }
 
-    /// What does not run, with all that is in it.
-    pub(super) fn skip(
-        &self,
-        node: &'a Node,
-        scope: &Scope<'a>,
-        lane: &mut Lane,
-        result: RowResult,
-        why: &str,
-    ) {
-        self.skip_inner(std::slice::from_ref(node), scope, lane, result, why);
-    }
-
-    fn skip_inner(
-        &self,
-        nodes: &'a [Node],
-        scope: &Scope<'a>,
-        lane: &mut Lane,
-        result: RowResult,
-        why: &str,
-    ) {
-        let status = match result {
-            RowResult::Skipped => Status::Skipped,
-            _ => Status::Aborted,
-        };
-        each_step(nodes, scope, &mut |step, scope| {
-            let mut row = new_row(step, scope);
-            row.result = result;
-            why.clone_into(&mut row.why);
-            lane.rows.push(row);
-            lane.context.ended(&scope.path, status);
-        });
-    }
-
-    /// An expression of a group or of a strategy has no value.
-    fn fail_node(&self, node: &'a Node, scope: &Scope<'a>, lane: &mut Lane, problem: &Problem) {
-        let first = lane.rows.len();
-        let why = problem.in_file(&self.setting.file);
-        self.printer.say(&why);
-        self.skip(node, scope, lane, RowResult::Failed, &why);
-        for row in &lane.rows[first..] {
-            lane.context.ended(&row.path, Status::Failed);
-        }
-        lane.failed = true;
-    }
-
     /// harness-fs itself has failed: nothing more is begun.
     pub(super) fn give_up(&self, refused: Refused) {
         self.trouble.lock().get_or_insert(refused);
@@ -309,15 +271,6 @@ impl<'a> Driver<'a> {
             message: problem.in_file(&self.setting.file),
             data: Value::Null,
         }
-    }
-}
-
-/// Why something does not run whose `when` says so.
-pub(super) fn why_skipped(when: Option<&When>, failed: bool) -> &'static str {
-    match when.and_then(|when| when.condition.as_ref()) {
-        Some(_) => "its condition",
-        None if failed => "a step failed before",
-        None => "no step failed before",
     }
 }
 
@@ -342,6 +295,7 @@ pub(super) fn new_row(step: &Step, scope: &Scope<'_>) -> Row {
         step: scope.path.step_name(),
         path: scope.path.clone(),
         name: scope.name(&step.name),
+        label: scope.label(),
         background: step.kind == StepKind::Background,
         result: RowResult::Skipped,
         why: String::new(),
@@ -354,20 +308,6 @@ pub(super) fn new_row(step: &Step, scope: &Scope<'_>) -> Row {
         bytes: None,
         conflicts: Vec::new(),
         notes: Vec::new(),
-    }
-}
-
-/// The steps in nodes, in order, each once whatever its strategy.
-fn each_step<'a>(nodes: &'a [Node], scope: &Scope<'a>, see: &mut dyn FnMut(&'a Step, &Scope<'a>)) {
-    for node in nodes {
-        match node {
-            Node::Step(step) => see(step, &scope.instance(&step.identifier, Instance::single())),
-            Node::Group(group) => {
-                let scope = scope.instance(&group.identifier, Instance::single());
-                each_step(&group.body, &scope, see);
-            }
-            Node::Parallel(parallel) => each_step(&parallel.members, scope, see),
-        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::expression::{Expression, Method, Operator, Piece, Text};
+use super::expression::{Expression, Method, Operator, Piece, Reference, Text};
+use super::reference::of_step;
 use super::{Condition, Context, Place, Problem, When, WhenStatus};
 
 /// The longest text that an expression may grow to, in bytes.
@@ -104,18 +105,38 @@ impl When {
     /// # Errors
     /// As [`Condition::holds`], which is asked only if the status is right.
     pub fn holds(when: Option<&When>, failed: bool, context: &Context) -> Result<bool, Problem> {
-        let Some(when) = when else {
-            return Ok(!failed);
-        };
-        let status = match when.status {
-            WhenStatus::Success => !failed,
-            WhenStatus::Failure => failed,
-            WhenStatus::All => true,
-        };
-        match &when.condition {
+        let status = When::status_holds(when, failed);
+        match when.and_then(|when| when.condition.as_ref()) {
             Some(condition) if status => condition.holds(context),
             _ => Ok(status),
         }
+    }
+
+    fn status_holds(when: Option<&When>, failed: bool) -> bool {
+        match when.map(|when| when.status).unwrap_or_default() {
+            WhenStatus::Success => !failed,
+            WhenStatus::Failure => failed,
+            WhenStatus::All => true,
+        }
+    }
+
+    /// Whether what it is on does not run, asked before it is known which runs its strategy
+    /// gives. A condition that needs their values leaves that open.
+    pub fn excludes_all(when: Option<&When>, failed: bool, context: &Context) -> bool {
+        if !When::status_holds(when, failed) {
+            return true;
+        }
+        let of_a_run = |key: &str| {
+            let kinds = ["matrix.", "repeat.", "strategy."];
+            kinds.iter().any(|kind| key.starts_with(kind))
+        };
+        let settled = |reference: &Reference| {
+            let key = reference.key.as_str();
+            !of_a_run(key) && (of_step(key).is_some() || context.get(key).is_some())
+        };
+        when.and_then(|when| when.condition.as_ref())
+            .filter(|condition| condition.expression.refers_only_to(&settled))
+            .is_some_and(|condition| matches!(condition.holds(context), Ok(false)))
     }
 }
 

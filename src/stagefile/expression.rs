@@ -121,3 +121,29 @@ pub struct Reference {
     /// Where it is.
     pub place: Place,
 }
+
+impl Expression {
+    /// Whether all that it refers to is so.
+    pub fn refers_only_to(&self, so: &dyn Fn(&Reference) -> bool) -> bool {
+        let fits = |part: &Expression| part.refers_only_to(so);
+        match self {
+            Expression::Null | Expression::Bool(_) | Expression::Number(_) => true,
+            Expression::Text(text) => text.refers_only_to(so),
+            Expression::Reference(reference) => so(reference),
+            Expression::Not(inner) => fits(inner),
+            Expression::Binary(_, sides) => fits(&sides.0) && fits(&sides.1),
+            Expression::Choice(parts) => [&parts.0, &parts.1, &parts.2].into_iter().all(fits),
+            Expression::Call(of, _, arguments, _) => fits(of) && arguments.iter().all(fits),
+        }
+    }
+}
+
+impl Text {
+    /// Whether all that it refers to is so.
+    pub fn refers_only_to(&self, so: &dyn Fn(&Reference) -> bool) -> bool {
+        self.pieces.iter().all(|piece| match piece {
+            Piece::Literal(_) => true,
+            Piece::Expression(expression) => expression.refers_only_to(so),
+        })
+    }
+}

@@ -31,7 +31,7 @@ pub use model::{
     StepKind, Strategy, StrategyKind, Variable, When, WhenStatus, Workspace,
 };
 pub use names::Path;
-pub use place::{Notice, Place, Problem};
+pub use place::{Notice, Place, Problem, shown};
 pub use read::{Given, read, variable};
 
 #[cfg(test)]

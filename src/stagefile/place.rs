@@ -66,7 +66,7 @@ impl fmt::Display for Notice {
 }
 
 /// Text of the user's in a message: on one line, not too long, nothing that a terminal obeys.
-pub(super) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let mut escaped = String::new();
     for (index, c) in text.chars().enumerate() {
         if index == 80 {

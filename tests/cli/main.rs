@@ -24,6 +24,7 @@ mod rig;
 mod rollback;
 mod sharing;
 mod shell;
+mod stage_outcomes;
 mod stage_run;
 mod suffixes;
 mod untold;

@@ -32,26 +32,7 @@ pub fn text(text: &Text, context: &Context, used: &mut Used, problems: &mut Vec<
 
 /// Whether all that a text refers to is known: without saying what is wrong, which takes longer.
 pub fn is_known(text: &Text, context: &Context) -> bool {
-    text.pieces.iter().all(|piece| match piece {
-        Piece::Literal(_) => true,
-        Piece::Expression(expression) => is_value(expression, context),
-    })
-}
-
-fn is_value(expression: &Expression, context: &Context) -> bool {
-    match expression {
-        Expression::Null | Expression::Bool(_) | Expression::Number(_) => true,
-        Expression::Text(text) => is_known(text, context),
-        Expression::Reference(reference) => context.get(&reference.key).is_some(),
-        Expression::Not(inner) => is_value(inner, context),
-        Expression::Binary(_, sides) => is_value(&sides.0, context) && is_value(&sides.1, context),
-        Expression::Choice(parts) => [&parts.0, &parts.1, &parts.2]
-            .into_iter()
-            .all(|part| is_value(part, context)),
-        Expression::Call(of, _, arguments, _) => {
-            is_value(of, context) && arguments.iter().all(|part| is_value(part, context))
-        }
-    }
+    text.refers_only_to(&|reference| context.get(&reference.key).is_some())
 }
 
 /// Checks the strategy of the stage itself.

@@ -1,0 +1,177 @@
+//! `stage run`: what the table says of steps that did not run, or that have several runs.
+
+use super::stage_run::{parallel, step, step_with, strategy, with_file};
+
+/// A step that leaves an output variable without a value; `also` goes before it in the script.
+fn without_value(identifier: &str, also: &str) -> String {
+    let text = step(identifier, also);
+    text.replace(
+        "          command:",
+        "          outputVariables: [{name: list}]\n          command:",
+    )
+}
+
+/// A strategy over the output of the step `find`.
+const OVER: &str =
+    "strategy: {repeat: {items: <+execution.steps.find.output.outputVariables.list>}}";
+
+fn with_over(fields: &str) -> String {
+    format!("{OVER}\n{fields}")
+}
+
+#[test]
+fn what_a_failed_step_would_have_listed_is_skipped_as_all_else_is() {
+    let group = format!(
+        "    - stepGroup:\n        identifier: group\n        {OVER}\n        steps:\n          - step: {{identifier: in, type: Run, spec: {{command: \"true\"}}}}\n"
+    );
+    let steps = without_value("find", "exit 7")
+        + &step_with("each", "echo <+repeat.item>", OVER)
+        + &group
+        + &parallel(&[
+            step("one", "echo one"),
+            step_with("two", "echo <+repeat.item>", OVER),
+        ])
+        + &step_with(
+            "last",
+            "echo <+execution.steps.one.status>",
+            "when: {stageStatus: All}",
+        )
+        + &step_with(
+            "asks",
+            "true",
+            "when: {stageStatus: Success, condition: 'true'}",
+        );
+    with_file(
+        &steps,
+        r#"
+        code 1 "$H" stage run "$F" >"$T/out" 2>"$T/err"
+        for name in each group.in one two asks; do
+            grep -q "^$name  *skipped: a step failed before$" "$T/out"
+        done
+        code 1 grep -q 'has no value' "$T/out" "$T/err"
+        grep -q '^last *| SKIPPED$' "$T/out"
+        "#,
+    );
+}
+
+#[test]
+fn what_a_skipped_step_would_have_listed_is_skipped_where_its_condition_says_so() {
+    let condition = "when: {stageStatus: Success, condition: '<+execution.steps.find.status> == \"SUCCEEDED\"'}";
+    let of_the_run = "when: {stageStatus: Success, condition: '<+repeat.item> == \"a\"'}";
+    let find = without_value("find", "true").replace(
+        "        type: Run\n",
+        "        type: Run\n        when: {stageStatus: Success, condition: 'false'}\n",
+    );
+    let steps = find.clone()
+        + &step_with("each", "echo <+repeat.item>", &with_over(condition))
+        + &step("after", "echo <+execution.steps.find.status>");
+    with_file(
+        &steps,
+        r#"
+        code 0 "$H" stage run "$F" >"$T/out" 2>"$T/err"
+        grep -q '^each  *skipped: its condition$' "$T/out"
+        grep -q '^after *| SKIPPED$' "$T/out"
+        "#,
+    );
+    // Whether a condition about the run holds nobody can say.
+    let steps = find + &step_with("each", "echo <+repeat.item>", &with_over(of_the_run));
+    with_file(
+        &steps,
+        r#"
+        code 1 "$H" stage run "$F" >"$T/out" 2>&1
+        grep -q "^each  *failed: $F:[0-9]*:[0-9]*: repeat.items has no value" "$T/out"
+        "#,
+    );
+}
+
+#[test]
+fn an_expression_without_a_value_is_a_failure_as_any_other() {
+    let lacks = "echo <+execution.steps.find.output.outputVariables.list>";
+    let steps = without_value("find", "true")
+        + &step_with("ignored", lacks, &strategy("Ignore"))
+        + &step_with("marked", lacks, &strategy("MarkAsSuccess"))
+        + &step_with("each", "true", &with_over(&strategy("Ignore")))
+        + &parallel(&[
+            step("one", "echo one >one"),
+            step_with("two", "true", &with_over(&strategy("Ignore"))),
+        ])
+        + &step(
+            "after",
+            "ls; echo <+execution.steps.ignored.status> <+execution.steps.marked.status>",
+        )
+        + &step_with("ends", lacks, &strategy("Abort"))
+        + &step_with("never", "true", "when: {stageStatus: All}");
+    with_file(
+        &steps,
+        r#"
+        code 1 "$H" stage run "$F" >"$T/out" 2>&1
+        grep -q "^ignored  *ignored: $F:.* has no value" "$T/out"
+        grep -q "^marked  *marked as success: $F:.* has no value" "$T/out"
+        grep -q "^each  *ignored: $F:.* has no value" "$T/out"
+        grep -q "^two  *ignored: $F:.* has no value" "$T/out"
+        grep -q '^one  *succeeded' "$T/out"
+        grep -q '^after *| one$' "$T/out"
+        grep -q '^after *| IGNORE_FAILED SUCCEEDED$' "$T/out"
+        grep -q "^ends  *failed: $F:.* has no value" "$T/out"
+        grep -q '^never  *aborted' "$T/out"
+        "#,
+    );
+}
+
+#[test]
+fn of_a_group_that_does_not_run_all_that_is_in_it_has_a_status() {
+    let group = |name: &str, when: &str| {
+        format!(
+            "    - stepGroup:\n        identifier: {name}\n{when}        steps:\n          - stepGroup:\n              identifier: inner\n              steps:\n                - step: {{identifier: in, type: Run, spec: {{command: \"true\"}}}}\n"
+        )
+    };
+    let statuses = |name: &str| {
+        format!(
+            "echo <+execution.steps.{name}.status> <+execution.steps.{name}.steps.inner.status> <+execution.steps.{name}.steps.inner.steps.in.status>"
+        )
+    };
+    let say = step("say", "list=maybe").replace(
+        "          command:",
+        "          outputVariables: [{name: list}]\n          command:",
+    );
+    let steps = say
+        + &group(
+            "unclear",
+            "        when: {stageStatus: All, condition: <+execution.steps.say.output.outputVariables.list>}\n",
+        )
+        + &group("skipped", "")
+        + &step_with("first", &statuses("unclear"), "when: {stageStatus: All}")
+        + &step_with("second", &statuses("skipped"), "when: {stageStatus: All}");
+    with_file(
+        &steps,
+        r#"
+        code 1 "$H" stage run "$F" >"$T/out" 2>&1
+        grep -q '^unclear.inner.in  *failed: .*neither true nor false' "$T/out"
+        grep -q '^first *| FAILED FAILED FAILED$' "$T/out"
+        grep -q '^second *| SKIPPED SKIPPED SKIPPED$' "$T/out"
+        "#,
+    );
+}
+
+#[test]
+fn runs_are_called_by_their_values() {
+    let steps = step_with("each", "true", "strategy: {matrix: {a: [x, y], b: [1]}}")
+        + &step_with(
+            "named",
+            "true",
+            "strategy: {matrix: {a: [x], nodeName: 'on <+matrix.a> <+secrets.getValue(\"s\")>'}}",
+        )
+        + &step_with("times", "true", "strategy: {repeat: {times: 2}}");
+    with_file(
+        &steps,
+        r#"
+        code 0 "$H" stage run "$F" --var 'secrets.getValue("s")=hidden-value' >"$T/out" 2>&1
+        grep -q '^each_0_0 (x, 1)  *succeeded' "$T/out"
+        grep -q '^each_1_0 (y, 1)  *succeeded' "$T/out"
+        grep -q '^named_0 (on x \*\**)  *succeeded' "$T/out"
+        grep -q '^times_0  *succeeded' "$T/out"
+        code 0 "$H" stage run "$F" --var 'secrets.getValue("s")=hidden-value' --json >"$T/json" 2>&1
+        code 1 grep -q hidden-value "$T/out" "$T/json"
+        "#,
+    );
+}

@@ -25,6 +25,9 @@ use crate::sys::process::Process;
 /// How long a worker may take to end what the kernel has to end.
 const LEEWAY: Duration = Duration::from_secs(10);
 
+/// When a command has ended, and how, or why nobody knows.
+type End = (Instant, Result<Ended, String>);
+
 /// A background step that was started.
 #[derive(Debug)]
 pub struct Running {
@@ -33,8 +36,8 @@ pub struct Running {
     /// Nothing more is written there: then the worker ends what it has started.
     socket: UnixStream,
     process: Process,
-    /// How its command has ended, or why nobody knows.
-    ended: Arc<Mutex<Option<Result<Ended, String>>>>,
+    /// Nothing while its command runs.
+    ended: Arc<Mutex<Option<End>>>,
     /// The worker has ended.
     over: Receiver<()>,
     printed: Printed,
@@ -111,18 +114,19 @@ impl<'a> Driver<'a> {
         let (mut worker, output) = Worker::start(order, true)?;
         let (socket, process) = (worker.socket()?, worker.process()?);
         let printed = self.print(row.path.as_str(), output);
-        let ended: Arc<Mutex<Option<Result<Ended, String>>>> = Arc::default();
+        let ended: Arc<Mutex<Option<End>>> = Arc::default();
         let (sender, over) = channel();
         let (told, printer, step) = (ended.clone(), self.printer.clone(), row.step.clone());
         std::thread::spawn(move || {
-            match worker.answer() {
-                Some(Answer::Ended { ended, .. }) => *told.lock() = Some(Ok(ended)),
+            let end = match worker.answer() {
+                Some(Answer::Ended { ended, .. }) => Ok(ended),
                 Some(Answer::Failed { message, .. }) => {
                     printer.say(&format!("step '{step}': {message}"));
-                    *told.lock() = Some(Err(message));
+                    Err(message)
                 }
-                None => *told.lock() = Some(Err("its command line was killed".to_owned())),
-            }
+                None => Err("its command line was killed".to_owned()),
+            };
+            *told.lock() = Some((Instant::now(), end));
             worker.wait();
             drop(sender);
         });
@@ -141,8 +145,7 @@ impl<'a> Driver<'a> {
     pub(super) fn end_background(&self, rows: &mut [Row]) {
         let running = std::mem::take(&mut *self.background.lock());
         // What has ended by now has ended by itself.
-        let early: Vec<Option<Result<Ended, String>>> =
-            running.iter().map(|one| one.ended.lock().clone()).collect();
+        let early: Vec<Option<End>> = running.iter().map(|one| one.ended.lock().clone()).collect();
         for one in &running {
             let _ = one.socket.shutdown(Shutdown::Write);
         }
@@ -156,8 +159,9 @@ impl<'a> Driver<'a> {
             let Some(row) = rows.iter_mut().find(|row| row.step == one.step) else {
                 continue;
             };
-            row.seconds = one.started.elapsed().as_secs_f64();
-            match early {
+            let at = early.as_ref().map_or_else(Instant::now, |(at, _)| *at);
+            row.seconds = at.duration_since(one.started).as_secs_f64();
+            match early.map(|(_, end)| end) {
                 None => {}
                 Some(Ok(ended)) => {
                     row.exit_code = Some(ended.exit_code);

@@ -175,3 +175,23 @@ fn runs_are_called_by_their_values() {
         "#,
     );
 }
+
+#[test]
+fn a_background_step_took_as_long_as_it_ran() {
+    let steps = step("service", "echo $$ >\"$T/pid\"").replace("type: Run", "type: Background")
+        + &step(
+            "wait",
+            "until [ -s \"$T/pid\" ] && [ ! -e \"/proc/$(cat \"$T/pid\")\" ]; do sleep 0.05; done",
+        )
+        + &step("long", "sleep 2");
+    with_file(
+        &steps,
+        r#"
+        export T
+        code 0 "$H" stage run "$F" --json >"$T/json" 2>/dev/null
+        sed -n 's/^      "seconds": \([0-9.e-]*\),$/\1/p' "$T/json" >"$T/seconds"
+        is "$(wc -l <"$T/seconds")" 3
+        awk 'NR == 1 { service = $1 } NR > 1 { others += $1 } END { exit !(service < others) }' "$T/seconds"
+        "#,
+    );
+}

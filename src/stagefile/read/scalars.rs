@@ -27,6 +27,10 @@ impl Reader {
     /// Text with expressions, to be evaluated later.
     pub fn text(&mut self, node: &Node, what: &str) -> Option<Text> {
         let source = self.raw(node, what)?;
+        for method in input_limits(source) {
+            let field = format!("<+input>.{method}");
+            self.left_out(&field, node.place, "only Harness asks for the value");
+        }
         if let Some(default) = input_default(source) {
             return Some(Text::literal(default, node.place));
         }
@@ -209,6 +213,14 @@ fn input_default(source: &str) -> Option<&str> {
     let (_, rest) = methods.split_once(".default(")?;
     let end = rest.find(')')?;
     Some(&rest[..end])
+}
+
+/// What a runtime input says of the values that it takes, besides its default.
+fn input_limits(source: &str) -> Vec<&'static str> {
+    let methods = source.trim().strip_prefix("<+input>").unwrap_or_default();
+    let known = ["allowedValues", "regex", "executionInput"];
+    let said = |method: &&str| methods.contains(&format!(".{method}("));
+    known.into_iter().filter(said).collect()
 }
 
 #[cfg(test)]

@@ -459,3 +459,17 @@ execution:
         ]
     );
 }
+
+#[test]
+fn what_an_input_allows_is_named_as_not_checked() {
+    let stage = good(
+        "variables:\n- {name: a, value: '<+input>.default(x).allowedValues(x,y)'}\n\
+         - {name: b, value: '<+input>.default(x)'}\n\
+         execution: {steps: [{step: {identifier: s, type: Run, spec: {command: '<+stage.variables.a>'}}}]}",
+    );
+    let notices: Vec<String> = stage.notices.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        notices,
+        ["ignored: <+input>.allowedValues at line 2 (only Harness asks for the value)"]
+    );
+}

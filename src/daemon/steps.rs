@@ -183,8 +183,16 @@ pub fn merge(
         let sealed = steps.iter().filter(|step| stage.view_of(step).is_err());
         sealed.for_each(|step| requests.queue.forget(step));
     }
-    if matches!(merged, Ok(_) | Err(Failure::Conflict(_))) {
-        steps.iter().for_each(|step| ended_by_hand(requests, step));
+    match &merged {
+        Ok(_) | Err(Failure::Conflict(_)) => {
+            steps.iter().for_each(|step| ended_by_hand(requests, step));
+        }
+        // There may be room for it another time, whatever the layers are tied to.
+        Err(Failure::Failed(_)) => {
+            let sealed = steps.iter().filter(|step| stage.view_of(step).is_err());
+            sealed.for_each(|step| ended_by_hand(requests, step));
+        }
+        Err(Failure::Usage(_) | Failure::NotFound(_)) => {}
     }
     let report = merged?;
     let text = with_survivors(&ended, &render::merged(&report));

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::halt::Halt;
+use super::report::Layer;
 use crate::control::{Client, Patience, Problem, Reply, Request};
 use crate::tree::shown::path_of;
 
@@ -131,6 +132,18 @@ impl Asking {
         let modes = status["sharing"].as_object();
         let paths = modes.into_iter().flat_map(|modes| modes.keys());
         Ok(paths.map(|path| path_of(path)).collect())
+    }
+
+    /// What has become of a step's layer when its merge failed, other than by a conflict.
+    pub fn what_is_left(&self, step: &str) -> Layer {
+        let listed = self.ask(&Request::StepList { reads: false });
+        let listed = listed.map(|(_, steps)| steps).unwrap_or_default();
+        let mut sealed = listed.as_array().into_iter().flatten();
+        match sealed.any(|other| other["name"] == step && other["state"] != "open") {
+            true => Layer::Kept,
+            // It is tied to this process, and goes with it.
+            false => Layer::Discarded,
+        }
     }
 
     /// A step is merged or kept, and does not end with this process any more.

@@ -1,22 +1,51 @@
 //! The command of a step, as words to execute.
 
-use crate::stagefile::{Command, Context, OutputVariable, Problem, Shell, Step};
+use crate::stagefile::{Command, Context, OutputVariable, Place, Problem, Shell, Step};
 
 use super::worker::CHANNEL;
+
+/// What execve(2) takes of one argument or variable, with the byte that ends it: `MAX_ARG_STRLEN`.
+const LONGEST: usize = 128 << 10;
+
+/// Refuses what Linux would not start a program with.
+///
+/// # Errors
+/// A sentence about `what`, at `place`.
+pub fn fits(what: &str, length: usize, place: Place) -> Result<(), Problem> {
+    if length < LONGEST {
+        return Ok(());
+    }
+    let text = format!(
+        "{what} is {length} bytes long, and Linux starts no program with {LONGEST} or more in one piece: let a step \
+         leave what is long in a file"
+    );
+    Err(Problem::new(place, text))
+}
 
 /// The program and its arguments. Scripts stop at the first command that fails; those with
 /// output variables tell their values at their end.
 ///
 /// # Errors
-/// An expression that has no value.
+/// An expression that has no value, or one that makes too much of it.
 pub fn words(step: &Step, context: &Context) -> Result<Vec<String>, Problem> {
-    match &step.command {
-        Command::Words(words) => words.iter().map(|word| word.evaluate(context)).collect(),
+    let words = match &step.command {
+        Command::Words(words) => words
+            .iter()
+            .map(|word| word.evaluate(context))
+            .collect::<Result<_, _>>()?,
         Command::Script { shell, script } => {
             let script = script.evaluate(context)?;
-            Ok(run(*shell, script + &tail(*shell, &step.output_variables)))
+            run(*shell, script + &tail(*shell, &step.output_variables))
         }
+    };
+    let place = match &step.command {
+        Command::Script { script, .. } => script.place,
+        Command::Words(_) => step.place,
+    };
+    for word in &words {
+        fits("the command", word.len(), place)?;
     }
+    Ok(words)
 }
 
 fn run(shell: Shell, script: String) -> Vec<String> {

@@ -131,6 +131,9 @@ impl<'a> Driver<'a> {
             if variable.secret {
                 self.printer.hide(&value);
             }
+            let what = format!("the variable {}", variable.name);
+            let length = variable.name.len() + 1 + value.len();
+            script::fits(&what, length, variable.value.place)?;
             env.push((variable.name.clone(), value));
         }
         env.extend(scope.node_env.iter().cloned());
@@ -350,7 +353,11 @@ impl<'a> Driver<'a> {
         if lane.branch.is_none() && !matches!(&brought, Err(refused) if refused.code != 4) {
             self.asking.untie(&name);
         }
-        let (text, data) = brought?;
+        let (text, data) = brought.inspect_err(|refused| {
+            if refused.code != 4 {
+                row.layer = self.asking.what_is_left(&name);
+            }
+        })?;
         self.told(row, &data);
         self.raced(&data);
         if !row.conflicts.is_empty() {

@@ -42,8 +42,8 @@ impl<'a> Driver<'a> {
             }
             return;
         }
-        // No identifier holds a dash.
-        let anchor = "parallel-start";
+        // No identifier holds a dash; another `stage run` may be at work on the stage.
+        let anchor = &format!("parallel-start-{}", std::process::id());
         if let Err(refused) = self.asking.begin(anchor, &Origin::Marked, &self.halt) {
             return self.give_up(refused);
         }
@@ -142,9 +142,15 @@ impl<'a> Driver<'a> {
                 self.conflict(parts, first, &refused, lane);
             }
             Err(refused) => {
-                // They are tied to this process, and go with it.
                 for part in parts {
-                    self.layer_of(part, first, lane, Layer::Discarded, &[]);
+                    let left = self.asking.what_is_left(&part.step);
+                    self.layer_of(part, first, lane, left, &[]);
+                    self.not_merged(
+                        part,
+                        first,
+                        lane,
+                        "the merge of all that ran at once failed",
+                    );
                 }
                 self.give_up(refused);
             }
@@ -158,36 +164,42 @@ impl<'a> Driver<'a> {
         let mut aborted = false;
         for part in parts {
             self.layer_of(part, first, lane, Layer::Conflict, &conflicts);
-            let (result, status) = match part.not_merged {
-                Decision::Ignore => (RowResult::Ignored, Status::IgnoreFailed),
-                Decision::MarkAsSuccess => (RowResult::MarkedAsSuccess, Status::Succeeded),
-                Decision::Fail | Decision::Abort | Decision::Retry(_) => {
-                    (RowResult::Failed, Status::Failed)
-                }
-            };
-            let mut path = None;
-            for row in lane
-                .rows
-                .iter_mut()
-                .skip(first)
-                .filter(|row| row.step == part.step)
-            {
-                if row.result == RowResult::Succeeded {
-                    row.result = result;
-                    "a conflict in the merge of all that ran at once".clone_into(&mut row.why);
-                    path = Some(row.path.clone());
-                }
-            }
-            // One that had failed before has had its decision.
-            if let Some(path) = path {
-                lane.context.ended(&path, status);
-                lane.failed |= status == Status::Failed;
-                aborted |= part.not_merged == Decision::Abort;
-            }
+            let why = "a conflict in the merge of all that ran at once";
+            let decided = self.not_merged(part, first, lane, why);
+            aborted |= decided && part.not_merged == Decision::Abort;
         }
         if aborted {
             self.halt.halt(super::Why::Aborted);
         }
+    }
+
+    /// Says what a part's steps come to that had succeeded, and now are not merged. Returns
+    /// whether there are any: one that had failed before has had its decision.
+    fn not_merged(&self, part: &Part, first: usize, lane: &mut Lane, why: &str) -> bool {
+        let (result, status) = match part.not_merged {
+            Decision::Ignore => (RowResult::Ignored, Status::IgnoreFailed),
+            Decision::MarkAsSuccess => (RowResult::MarkedAsSuccess, Status::Succeeded),
+            Decision::Fail | Decision::Abort | Decision::Retry(_) => {
+                (RowResult::Failed, Status::Failed)
+            }
+        };
+        let mut path = None;
+        for row in lane
+            .rows
+            .iter_mut()
+            .skip(first)
+            .filter(|row| row.step == part.step && row.result == RowResult::Succeeded)
+        {
+            row.result = result;
+            why.clone_into(&mut row.why);
+            path = Some(row.path.clone());
+        }
+        let Some(path) = path else {
+            return false;
+        };
+        lane.context.ended(&path, status);
+        lane.failed |= status == Status::Failed;
+        true
     }
 
     /// Says what became of a part's layer.

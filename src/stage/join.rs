@@ -15,6 +15,7 @@ use nix::fcntl::OFlag;
 
 use super::cached::CachedStack;
 use super::compare::Sides;
+use super::diff::as_seen;
 use super::failpoint;
 use super::renamed::Renamed;
 use crate::error::{Context, Error, Result};
@@ -24,6 +25,7 @@ use crate::merge::{Action, JoinPlan, Side};
 use crate::sys::at::{self, SetTime};
 use crate::sys::{copy, xattr};
 use crate::tree::marker::Marks;
+use crate::tree::shown::shown;
 use crate::tree::union::{Entry, Found};
 use crate::tree::{Ino, Kind, marker};
 
@@ -33,6 +35,8 @@ pub(super) struct Join<'a> {
     /// The merged stack without the join layer.
     below: &'a CachedStack,
     inos: &'a Inos,
+    /// The mapped paths, for messages.
+    mapped: &'a [PathBuf],
     sides: &'a Sides,
     placed_here: Placed,
     /// From which view each number in this layer came: the two sides may have
@@ -86,11 +90,6 @@ fn in_tree(path: &Path) -> PathBuf {
     Path::new(TREE).join(path)
 }
 
-/// What was being done when something failed.
-pub(super) fn merging(path: &Path) -> String {
-    format!("merging {}", path.display())
-}
-
 fn gone(path: &Path) -> Error {
     let text = format!("{}: gone while it was merged", path.display());
     Error::new(Errno::EIO, text)
@@ -101,10 +100,11 @@ impl<'a> Join<'a> {
         open: OpenLayer,
         below: &'a CachedStack,
         sides: &'a Sides,
-        inos: &'a Inos,
+        (inos, mapped): (&'a Inos, &'a [PathBuf]),
     ) -> Join<'a> {
         Join {
             open,
+            mapped,
             below,
             inos,
             sides,
@@ -112,6 +112,11 @@ impl<'a> Join<'a> {
             placed: HashMap::new(),
             replaced: HashMap::new(),
         }
+    }
+
+    /// What was being done when something failed.
+    pub fn merging(&self, path: &Path) -> String {
+        format!("merging {}", shown(&as_seen(self.mapped, path)))
     }
 
     /// The layer, to read or to seal.
@@ -156,7 +161,7 @@ impl<'a> Join<'a> {
                 Action::Metadata { side, path } => self.metadata(sides.view(*side), path),
                 Action::Concatenate { path } => self.concatenate(sides, path),
             };
-            done.context(|| merging(action.target()))?;
+            done.context(|| self.merging(action.target()))?;
             failpoint::hit("merge-in-join");
         }
         Ok(())

@@ -452,9 +452,10 @@ impl Stage {
         let id = self.state.lock().new_layer_id(&format!("join-{step}"));
         // Not a name that a layer can have, so a start sweeps it.
         let path = self.layers_dir().join(format!(".{id}"));
+        let mapped = self.options().mapped;
         let make = || -> Result<bool> {
             std::fs::create_dir_all(&path)?;
-            let mut join = Join::new(OpenLayer::open(&path)?, below, sides, &self.inos);
+            let mut join = Join::new(OpenLayer::open(&path)?, below, sides, (&self.inos, &mapped));
             join.carry_out(plan, &renamed)?;
             numbers::settle(&mut join, plan, suspects)?;
             if join.open().is_clean()? {

@@ -17,7 +17,7 @@ pub fn stage_mount(state_dir: &Path) -> PathBuf {
 }
 
 /// What layers that no step wrote are said to be written by.
-const WRITERS: [&str; 3] = ["head", "join", "import"];
+const WRITERS: [&str; 4] = ["base", "head", "join", "import"];
 
 /// Checks a name that a user chose; `what` is what it names.
 ///
@@ -37,7 +37,7 @@ pub fn check(what: &str, name: &str) -> Result<(), Failure> {
     } else if what == "step" && name == STAGE_VIEW {
         "cannot be 'stage', which is the stage's own view"
     } else if what == "step" && WRITERS.contains(&name) {
-        "cannot be 'head', 'join' or 'import', which are the stage's own layers"
+        "cannot be 'base', 'head', 'join' or 'import', which are the stage's own layers"
     } else if what == "step" && name.starts_with(DIRS) {
         "cannot begin with '.shell-', as the views of `step shell` do"
     } else {

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 
 use super::cached::CachedStack;
 use super::compare::Sides;
-use super::join::{Deferred, Join, Placed, merging};
+use super::join::{Deferred, Join, Placed};
 use super::renamed::Renamed;
 use crate::error::{Context, Result};
 use crate::layer::{LinkState, Stack, Visit, read_open, walk};
@@ -300,14 +300,15 @@ pub(super) fn settle(
         // The uppermost keeps its number: it is the later writer's.
         let kept = dirs.iter().max_by_key(|(layer, _)| *layer).copied();
         for (_, path) in dirs.iter().filter(|dir| Some(**dir) != kept) {
-            join.renumber_dir(&merged, path).context(|| merging(path))?;
+            join.renumber_dir(&merged, path)
+                .context(|| join.merging(path))?;
             merged.forget();
         }
         let Some(first) = shown.first().map(|name| name.path.clone()) else {
             continue;
         };
         settle_file(join, &merged, *ino, shown, links.get(ino).copied())
-            .context(|| merging(&first))?;
+            .context(|| join.merging(&first))?;
     }
     count_lost_names(
         join,

@@ -248,9 +248,15 @@ impl Stage {
         let id = self.state.lock().new_layer_id(step);
         // Not a name that a layer can have, so a start sweeps it.
         let path = self.layers_dir().join(format!(".{id}"));
+        let mapped = self.options().mapped;
         let make = || -> Result<bool> {
             std::fs::create_dir_all(&path)?;
-            let mut join = Join::new(OpenLayer::open(&path)?, &sides.base, sides, &self.inos);
+            let mut join = Join::new(
+                OpenLayer::open(&path)?,
+                &sides.base,
+                sides,
+                (&self.inos, &mapped),
+            );
             join.carry_out(plan, &renamed)?;
             numbers::settle(&mut join, plan, suspects)?;
             if join.open().is_clean()? {

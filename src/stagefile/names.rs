@@ -3,7 +3,7 @@
 use super::Instance;
 
 /// Names that a stage has for itself; see `stage::names`.
-const RESERVED: [&str; 4] = ["stage", "head", "join", "import"];
+const RESERVED: [&str; 5] = ["stage", "base", "head", "join", "import"];
 
 /// Names become directory names, with a number before them.
 const LONGEST: usize = 180;

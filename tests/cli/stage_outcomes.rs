@@ -195,3 +195,59 @@ fn a_background_step_took_as_long_as_it_ran() {
         "#,
     );
 }
+
+#[test]
+fn what_there_was_no_room_to_merge_is_kept() {
+    let many = |identifier: &str| step(identifier, "yes $HARNESS_FS_STEP | head -c 8M >log");
+    let steps = step("before", "echo 1 >before") + &parallel(&[many("one"), many("two")]);
+    with_file(
+        &steps,
+        r#"
+        mkdir "$T/small"
+        mount -t tmpfs -o size=26m small "$T/small"
+        HARNESS_FS_STATE_DIR=$T/small/state
+        "$H" mount --workspace "$W" --policy 'log=append'
+        code 1 "$H" stage run "$F" >"$T/out" 2>"$T/err"
+        grep -q "merging $W/log: .*No space left" "$T/err"
+        for name in one two; do
+            grep -q "^$name  *failed: the merge of all that ran at once .* no, kept" "$T/out"
+            is "$("$H" step list --json | python3 -c 'import json, sys; print(*(s["state"] for s in json.load(sys.stdin) if s["name"] == sys.argv[1]))' $name)" sealed
+        done
+        is "$(cat "$W/before")" 1
+        code 1 cat "$W/log"
+        mount -o remount,size=64m "$T/small"
+        "$H" step merge one two
+        is "$(stat -c %s "$W/log")" 16777216
+        "$H" unmount
+        umount "$T/small"
+        "#,
+    );
+}
+
+#[test]
+fn what_linux_starts_no_program_with_is_said() {
+    let large = step("large", "TEXT=$(head -c 140000 /dev/zero | tr '\\0' x)").replace(
+        "          command:",
+        "          outputVariables: [{name: TEXT}]\n          command:",
+    );
+    let output = "<+execution.steps.large.output.outputVariables.TEXT>";
+    let steps = large
+        + &step_with("command", &format!("echo {output}"), &strategy("Ignore"))
+        + &step_with(
+            "variable",
+            "true",
+            &format!("{}\nwhen: {{stageStatus: All}}", strategy("Ignore")),
+        )
+        .replace(
+            "          command:",
+            &format!("          envVariables: {{LONG: \"{output}\"}}\n          command:"),
+        );
+    with_file(
+        &steps,
+        r#"
+        code 0 "$H" stage run "$F" >"$T/out" 2>&1
+        grep -q "^command  *ignored: .*the command is 14[0-9]* bytes long" "$T/out"
+        grep -q "^variable  *ignored: .*the variable LONG is 140005 bytes long" "$T/out"
+        "#,
+    );
+}

@@ -346,7 +346,7 @@ fn names_are_good_for_the_stage() {
         root.join("a", &single).join("b", &single).step_name(),
         "a.b"
     );
-    for reserved in ["stage", "head", "join", "import"] {
+    for reserved in ["stage", "base", "head", "join", "import"] {
         let name = root.join(reserved, &single).step_name();
         assert_eq!(name, format!("step-{reserved}"));
         assert!(crate_names_take(&name));
@@ -366,7 +366,7 @@ fn names_are_good_for_the_stage() {
 
 /// The rules of `stage::names`, which lies above.
 fn crate_names_take(name: &str) -> bool {
-    !["stage", "head", "join", "import", ".", ".."].contains(&name)
+    !["stage", "base", "head", "join", "import", ".", ".."].contains(&name)
         && !name.is_empty()
         && name.len() <= 200
         && !name.contains('/')

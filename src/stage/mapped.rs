@@ -215,7 +215,11 @@ fn follow(path: &Path) -> Result<PathBuf, Failure> {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             // A dead mount (the daemon in it was killed) is cleaned later.
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOTCONN) => {}
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(nix::libc::ENOTCONN | nix::libc::ECONNABORTED)
+                ) => {}
             Err(error) => {
                 let text = format!("{} cannot be mapped: {error}", quoted(path));
                 return Err(Failure::Usage(text));

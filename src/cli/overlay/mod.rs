@@ -109,7 +109,10 @@ fn real(name: &str, path: &Path) -> Result<PathBuf, Trouble> {
             name => format!("{name} "),
         };
         let more = match error.errno() {
-            Errno::ENOTCONN => ", what is mounted there has died: unmount it first",
+            // The second to who was just asking it (fs/fuse/dev.c, fuse_abort_conn).
+            Errno::ENOTCONN | Errno::ECONNABORTED => {
+                ", what is mounted there has died: unmount it first"
+            }
             _ => "",
         };
         Trouble::new(1, format!("{lead}{}: {error}{more}", shown(path)))

@@ -327,7 +327,12 @@ impl View {
         }
         if set.is_empty() {
             // chown(path, -1, -1) is a change of status (chown(2)).
-            at::chmod(open, path, at::stat(open, path)?.attr.perm)?;
+            let attr = at::stat(open, path)?.attr;
+            match node.kind {
+                // Its owner, since a change of mode would be one of what the link leads to.
+                Kind::Symlink => at::chown(open, path, Some(attr.uid), None)?,
+                _ => at::chmod(open, path, attr.perm)?,
+            }
         }
         if node.is_dir() {
             node.inner.write().set_inherit(None);

@@ -1,7 +1,7 @@
 //! Attributes, xattrs, ACLs, special files, and what inheritance does.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 
@@ -378,6 +378,24 @@ for path in ['f', 'dir', 'new']:
         .current_dir(view.root())
         .status();
     assert!(status.expect("python").success());
+}
+
+#[test]
+fn a_change_of_owner_to_nobody_is_one_of_the_link_itself() {
+    let aside = tempfile::NamedTempFile::new().expect("a file outside");
+    let own = || fs::metadata(aside.path()).expect("stat").mode();
+    let before = own();
+    let target = aside.path().to_path_buf();
+    let view = Mounted::over(move |base| {
+        symlink(&target, base.join("to-outside")).expect("symlink");
+        symlink("nowhere", base.join("dangling")).expect("symlink");
+    });
+    symlink(aside.path(), view.path("new")).expect("symlink");
+    for name in ["to-outside", "dangling", "new"] {
+        lchown(view.path(name), None, None).expect(name);
+        lchown(view.path(name), None, None).expect(name);
+    }
+    assert_eq!(own(), before, "who follows the link is the server");
 }
 
 #[test]

@@ -129,15 +129,18 @@ fn interpreter(file: &Path) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::process::Stdio;
 
     use super::*;
 
     fn run(dir: &Path, content: &[u8]) -> Result<String, NotStarted> {
-        let file = dir.join("program");
-        std::fs::write(&file, content).unwrap();
-        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (content_at, file) = (dir.join("content"), dir.join("program"));
+        std::fs::write(&content_at, content).unwrap();
+        // Not by this process: what another test starts at that moment has a copy of the
+        // descriptor until its exec, and the program is busy (execve(2), ETXTBSY).
+        let mut install = Command::new("install");
+        install.arg("-m755").args([&content_at, &file]);
+        assert!(install.status().unwrap().success());
         let make = |program: &OsStr, arguments: &[OsString]| {
             let mut command = Command::new(program);
             command.args(arguments).stdout(Stdio::piped());

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::layer::{LinkState, OpenLayer};
 use crate::sys::at;
 use crate::tree::marker::OPAQUE;
-use crate::tree::{Attr, Ino};
+use crate::tree::{Attr, Ino, Kind};
 
 /// A name that is about to be removed.
 pub(super) struct Leaving {
@@ -43,6 +43,18 @@ impl Leaving {
         if let Err(error) = orphan.and(counted) {
             log::warn!("inode {ino}, whose name stays: {error}");
         }
+    }
+}
+
+/// Sets the ctime of a file that has lost one of its names, as unlink(2) asks: a name
+/// that only a layer below has is hidden, which does not touch the file. Another change
+/// of the mode meanwhile would be taken back: the kernel locks the inode for both.
+fn touch(open: &OpenLayer, node: &Node) -> Result<()> {
+    let path = node.upper_path().ok_or(Errno::ENOENT)?;
+    match node.kind {
+        // It has no mode to set, and no setuid that chown(2) would take away.
+        Kind::Symlink => at::chown(open, &path, None, None),
+        _ => at::chmod(open, &path, at::stat(open, &path)?.attr.perm),
     }
 }
 
@@ -167,6 +179,11 @@ impl View {
             let mut inner = node.inner.write();
             inner.remove_place(parent, name);
             if leaving.names_left > 0 {
+                let copied = matches!(inner.here, Here::Upper { .. });
+                drop(inner);
+                if copied && let Err(error) = touch(open, node) {
+                    log::warn!("ctime of inode {}: {error}", node.ino);
+                }
                 return Ok(());
             }
             inner.unlinked = true;

@@ -201,6 +201,12 @@ impl Filesystem for Adapter {
             Some(0) => Extent::Empty,
             Some(_) => Extent::Whole,
         };
+        if mtime.is_some() && size.is_none() && self.inner.modes.may_hold_stores(ino.0) {
+            // What was stored before must not be written back after, and set it anew.
+            return self.after_stores(request, Op::Setattr, (ino, 0), move |inner| {
+                inner.reply_attr(inner.view.setattr(ino.0, &set), reply);
+            });
+        }
         let slow = self.inner.view.copies_much(ino.0, extent);
         self.maybe_slow(request, Op::Setattr, slow, move |inner| {
             inner.reply_attr(inner.view.setattr(ino.0, &set), reply);
@@ -696,7 +702,7 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         request: &Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: i64,
         whence: i32,
@@ -707,11 +713,13 @@ impl Filesystem for Adapter {
             libc::SEEK_HOLE => Whence::Hole,
             _ => return reply.error(fuser::Errno::EINVAL),
         };
-        self.here(request, Op::Lseek, |inner| {
-            match inner.view.seek(fh.0, offset, whence) {
-                Ok(offset) => reply.offset(offset),
-                Err(error) => reply.error(errno(&error)),
-            }
+        // A page that was stored to is data, on ext4 as well.
+        self.after_stores(request, Op::Lseek, (ino, offset), move |inner| match inner
+            .view
+            .seek(fh.0, offset, whence)
+        {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(errno(&error)),
         });
     }
 

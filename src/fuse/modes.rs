@@ -22,6 +22,8 @@ pub(super) struct Access {
     pub runs: bool,
     /// `O_DIRECT`.
     pub direct: bool,
+    /// Can be mapped, shared and writable: mmap(2) asks for `O_RDWR`.
+    pub maps: bool,
 }
 
 impl Access {
@@ -31,6 +33,7 @@ impl Access {
             writes: flags.0 & libc::O_ACCMODE != libc::O_RDONLY,
             runs: flags.0 & EXEC != 0,
             direct: flags.0 & libc::O_DIRECT != 0,
+            maps: flags.0 & libc::O_ACCMODE == libc::O_RDWR,
         }
     }
 }
@@ -42,6 +45,8 @@ struct Mode {
     writers: u32,
     /// Handles that the kernel runs a program from.
     running: u32,
+    /// Handles that may have a shared mapping for writing.
+    mappers: u32,
     backing: Option<Arc<BackingId>>,
 }
 
@@ -63,6 +68,7 @@ impl Modes {
             opens: 0,
             writers: 0,
             running: 0,
+            mappers: 0,
             backing: None,
         });
         if mode.opens == 0 {
@@ -70,6 +76,7 @@ impl Modes {
         }
         mode.opens += 1;
         mode.running += u32::from(access.runs);
+        mode.mappers += u32::from(access.maps);
         if access.writes && mode.backing.is_some() {
             mode.writers += 1;
         }
@@ -83,6 +90,7 @@ impl Modes {
             Some(mut mode) => {
                 mode.opens = mode.opens.saturating_sub(1);
                 mode.running = mode.running.saturating_sub(u32::from(access.runs));
+                mode.mappers = mode.mappers.saturating_sub(u32::from(access.maps));
                 if access.writes && mode.backing.is_some() {
                     mode.writers = mode.writers.saturating_sub(1);
                     past = true;
@@ -106,6 +114,14 @@ impl Modes {
     /// True while the inode is a program that runs.
     pub fn runs(&self, ino: Ino) -> bool {
         self.open.get(&ino).is_some_and(|mode| mode.running > 0)
+    }
+
+    /// True while the kernel may hold what was stored through a mapping and that we
+    /// have not been told. A mapping keeps its handle open (mmap(2)).
+    pub fn may_hold_stores(&self, ino: Ino) -> bool {
+        self.open
+            .get(&ino)
+            .is_some_and(|mode| mode.mappers > 0 && mode.backing.is_none())
     }
 
     /// True while somebody may write the inode past us: its attributes are then

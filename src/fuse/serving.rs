@@ -65,8 +65,14 @@ impl Serving {
 
     /// Has the kernel read an inode's content and attributes anew.
     pub fn forget_pages(&self, ino: fuser::INodeNo) {
+        self.collect_pages(ino, 0);
+    }
+
+    /// The same for the content from byte `from` on. The kernel first writes back what
+    /// is dirty there, and waits for that (fs/fuse/inode.c, fuse_reverse_inval_inode).
+    pub fn collect_pages(&self, ino: fuser::INodeNo, from: i64) {
         if let Some(notifier) = self.notifier.get()
-            && let Err(error) = notifier.inval_inode(ino, 0, 0)
+            && let Err(error) = notifier.inval_inode(ino, from, 0)
         {
             log::warn!("inode {}: {error}", ino.0);
         }

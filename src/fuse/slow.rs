@@ -48,6 +48,38 @@ impl Adapter {
         following::answered();
     }
 
+    /// Serves a request whose answer depends on what was stored through mappings:
+    /// has the kernel tell that first, from byte `from` of the file on. It does not do
+    /// so by itself before it asks for holes or sets times (fs/fuse/file.c,
+    /// fuse_lseek; fs/fuse/dir.c, fuse_do_setattr). On a thread of its own, since it
+    /// waits for write requests, which the workers may have to serve.
+    pub(super) fn after_stores(
+        &self,
+        request: &Request,
+        op: Op,
+        (ino, from): (INodeNo, i64),
+        job: impl FnOnce(&Serving) + Send + 'static,
+    ) {
+        if from < 0 || !self.inner.modes.may_hold_stores(ino.0) {
+            return self.here(request, op, job);
+        }
+        self.inner.stats.count(op);
+        let inner = self.inner.clone();
+        let collected = std::thread::Builder::new()
+            .name("collect".into())
+            .spawn(move || {
+                run(|| {
+                    inner.collect_pages(ino, from);
+                    job(&inner);
+                });
+            });
+        if let Err(error) = collected {
+            // Its reply is dropped with the job, which answers EIO.
+            log::error!("inode {}: no thread: {error}", ino.0);
+        }
+        following::answered();
+    }
+
     /// Only the view knows what the names stand for, and so what has to be
     /// copied up.
     pub(super) fn serve_rename(

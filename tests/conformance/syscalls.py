@@ -436,6 +436,17 @@ def rename_below(log):
 
 
 @case
+def ctime_of_other_names(log):
+    """A file that has been written loses one of its names."""
+    os.chmod("linked", 0o640)
+    os.link("other", "third")
+    times = Times(log, "third")
+    times.step("unlink", os.unlink, "linked")
+    times.step("replace", os.rename, "big", "other")
+    log.run("stat", brief, "third")
+
+
+@case
 def links(log):
     log.run("stat", brief, "linked")
     log.run("third", os.link, "other", "third")
@@ -735,6 +746,44 @@ def times_of_mappings(log):
     os.close(fd)
     os.sync()
     log.say("unmapped", os.stat("big").st_mtime_ns > after.st_mtime_ns)
+
+
+@case
+def stores_that_nobody_flushed(log):
+    """What is done to a file while another process has stored in it, through a mapping, and not called msync(2)."""
+    def storing(path, offset, function):
+        ready, go = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            area = mmap.mmap(os.open(path, os.O_RDWR), 8 << 20)
+            area[offset:offset + 6] = b"stored"
+            os.write(ready[1], b"r")
+            os.read(go[0], 1)
+            os._exit(0)
+        os.read(ready[0], 1)
+        try:
+            function()
+        finally:
+            os.write(go[1], b"g")
+            os.waitpid(child, 0)
+
+    def seek():
+        fd = os.open("sparse", os.O_RDONLY)
+        log.run("data", os.lseek, fd, 5 << 20, os.SEEK_DATA)
+        log.run("hole", os.lseek, fd, 6 << 20, os.SEEK_HOLE)
+        log.run("behind", os.lseek, fd, 7 << 20, os.SEEK_DATA)
+        log.run("before", os.lseek, fd, 0, os.SEEK_HOLE)
+    storing("sparse", 6 << 20, seek)
+    os.truncate("sparse", 0)  # where cp(1) sees no data at all it copies none
+    os.truncate("sparse", 8 << 20)
+    storing("sparse", 1 << 20, lambda: log.run("cp", lambda: os.waitstatus_to_exitcode(os.system("cp sparse sparse-2"))))
+    with open("sparse-2", "rb") as copy:
+        content = copy.read()
+    log.say("copied", content[1 << 20:][:6])
+    for what, function in [("utime", lambda: os.utime("sparse", (1, 2))), ("mtime only", lambda: utimensat("sparse", (0, 0x3FFFFFFE), (3, 0)))]:
+        storing("sparse", 2 << 20, lambda: log.run(what, function))
+        os.sync()
+        log.say("mtime", os.stat("sparse").st_mtime_ns)
 
 
 @case

@@ -3,7 +3,7 @@
 //! A stage is a stack of immutable layers with one open layer on top; every
 //! step works in a view of its own and is merged when it succeeds. The floors
 //! of this crate point one way: `cli` > `overlay` > `daemon` > `control` >
-//! `fuse` > `export` > `stage` > `view` > `layer` > `stagefile` > `merge` >
+//! `fuse` > `export` > `store` > `stage` > `view` > `layer` > `stagefile` > `merge` >
 //! `tree` > `sys`.
 
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod merge;
 pub mod overlay;
 pub mod stage;
 pub mod stagefile;
+pub mod store;
 pub mod sys;
 pub mod tree;
 pub mod view;

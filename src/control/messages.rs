@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{PROTOCOL, VERSION};
+use crate::export::Compat;
 use crate::merge::{Policy, Race, SuffixPattern};
 use crate::stage::survivors::Survivor;
 use crate::stage::{IfOneFails, StepView};
@@ -156,6 +157,9 @@ pub struct ExportRequest {
     /// Secret files that may leave all the same.
     #[serde(default)]
     pub allow_secret: Vec<String>,
+    /// For tools that do not know the layers of today.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compat: Option<Compat>,
 }
 
 /// What a client asks for.

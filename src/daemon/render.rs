@@ -288,6 +288,9 @@ pub fn exported(report: &ExportReport) -> String {
             layer.id,
             bytes(layer.size)
         );
+        if let Some(note) = layer.note {
+            line!(text, "{}: {note}", layer.id);
+        }
     }
     left_out(
         &mut text,

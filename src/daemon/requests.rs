@@ -424,6 +424,8 @@ impl Requests {
             name: request.snapshot,
             with_base: !request.without_base,
             allow_secret: request.allow_secret,
+            compat: request.compat,
+            threads: None,
         };
         let wanted = || self.wanted(connection);
         let report = export::export(

@@ -9,16 +9,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
 use super::LeftOut;
+use super::chunked::Archive;
 use super::guard::Guard;
 use super::sparse::SparseReader;
-use super::tar::{Member, TarWriter, What};
+use super::tar::{Member, What};
 use crate::error::{Context, Error, Result};
 use crate::layer::{Stack, Visit, walk};
 use crate::tree::union::{self, Entry, Found, Part};
@@ -105,7 +106,7 @@ impl<'a> LayerContent<'a> {
     ///
     /// # Errors
     /// What the layers and the archive report, naming the path.
-    pub fn write<W: Write>(mut self, tar: &mut TarWriter<W>) -> Result<()> {
+    pub fn write(mut self, tar: &mut Archive<'_>) -> Result<()> {
         self.find_further_names()?;
         let mut order: Vec<usize> = (0..self.mapped.len()).collect();
         order.sort_by_key(|index| self.mapped[*index].as_os_str().as_bytes());
@@ -125,9 +126,9 @@ impl<'a> LayerContent<'a> {
     }
 
     /// Writes an entry and all below it.
-    fn tree<W: Write>(
+    fn tree(
         &mut self,
-        tar: &mut TarWriter<W>,
+        tar: &mut Archive<'_>,
         path: PathBuf,
         found: Found,
         source: Source,
@@ -179,9 +180,9 @@ impl<'a> LayerContent<'a> {
             .map_or(shown.clone(), <[u8]>::to_vec)
     }
 
-    fn marker<W: Write>(&self, tar: &mut TarWriter<W>, dir: &Path, name: &[u8]) -> Result<()> {
+    fn marker(&self, tar: &mut Archive<'_>, dir: &Path, name: &[u8]) -> Result<()> {
         let path = [&self.member_path(dir), b"/".as_slice(), name].concat();
-        tar.append(&Member::plain(path, What::File(0), 0), None)
+        tar.append(Member::plain(path, What::File(0), 0), None)
     }
 
     fn leave_out(&mut self, path: &Path, why: &str) {
@@ -320,22 +321,17 @@ impl<'a> LayerContent<'a> {
     }
 
     /// Writes the directories above a mapped path, once each.
-    fn parents<W: Write>(&mut self, tar: &mut TarWriter<W>, path: &[u8]) -> Result<()> {
+    fn parents(&mut self, tar: &mut Archive<'_>, path: &[u8]) -> Result<()> {
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
             if self.parents.insert(path[..at].to_vec()) {
-                tar.append(&Member::plain(path[..at].to_vec(), What::Dir, 0o755), None)?;
+                tar.append(Member::plain(path[..at].to_vec(), What::Dir, 0o755), None)?;
             }
         }
         Ok(())
     }
 
     /// Writes one entry; false if it cannot be.
-    fn entry<W: Write>(
-        &mut self,
-        tar: &mut TarWriter<W>,
-        path: &Path,
-        found: &Found,
-    ) -> Result<bool> {
+    fn entry(&mut self, tar: &mut Archive<'_>, path: &Path, found: &Found) -> Result<bool> {
         let member_path = self.member_path(path);
         if path.components().count() == 1 {
             self.parents(tar, &member_path)?;
@@ -366,21 +362,21 @@ impl<'a> LayerContent<'a> {
             xattrs: self.xattrs(path, found)?,
             path: member_path,
         };
-        if matches!(member.what, What::File(_)) {
-            let content = self.stack.open(found);
-            let content = content.context(|| self.shown(path).display().to_string())?;
-            let mut content = SparseReader::new(content.into())?;
-            if found.marks.metacopy {
-                // What is missing below reads as zeros, as after a truncate.
-                tar.append(&member, Some(&mut content.chain(std::io::repeat(0))))?;
-            } else {
-                tar.append(&member, Some(&mut content))?;
-            }
-        } else {
-            tar.append(&member, None)?;
-        }
         if linked && !again {
-            self.links.insert(attr.ino, member.path);
+            self.links.insert(attr.ino, member.path.clone());
+        }
+        if !matches!(member.what, What::File(_)) {
+            tar.append(member, None)?;
+            return Ok(true);
+        }
+        let content = self.stack.open(found);
+        let content = content.context(|| self.shown(path).display().to_string())?;
+        let mut content = SparseReader::new(content.into())?;
+        if found.marks.metacopy {
+            // What is missing below reads as zeros, as after a truncate.
+            tar.append(member, Some(&mut content.chain(std::io::repeat(0))))?;
+        } else {
+            tar.append(member, Some(&mut content))?;
         }
         Ok(true)
     }

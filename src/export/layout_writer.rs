@@ -208,6 +208,20 @@ impl<'a> LayoutWriter<'a> {
         Ok((self.create(&path)?, path))
     }
 
+    /// An empty file on the layout's disk that goes when it is closed.
+    ///
+    /// # Errors
+    /// As open(2).
+    pub fn scratch(&mut self) -> Result<File> {
+        self.serial += 1;
+        let path = self.staging().join(format!("scratch-{}", self.serial));
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create_new(true).mode(0o600);
+        let file = options.open(&path).context(|| path.display().to_string())?;
+        std::fs::remove_file(&path).context(|| path.display().to_string())?;
+        Ok(file)
+    }
+
     /// Whether the layout has a blob, undamaged: a disk that filled up or lost
     /// its power leaves files of the right size.
     fn has(&mut self, digest: &str, size: u64) -> Result<bool> {

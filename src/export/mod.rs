@@ -7,6 +7,7 @@
 //! [`guard`].
 
 mod apply;
+pub mod chunked;
 mod content;
 pub mod guard;
 mod in_place;
@@ -35,8 +36,9 @@ pub use apply::{ApplyReport, apply, apply_all};
 pub use in_place::{InPlace, Unfinished, finish, unfinished};
 pub use layout_writer::check_layout;
 pub use reader::{Destination, Imported, import};
+pub use tar::{Member, What};
 pub use wanting::Wanted;
-pub use writer::{ExportOptions, ExportReport, ExportedLayer, export};
+pub use writer::{Compat, ExportOptions, ExportReport, ExportedLayer, export};
 
 /// The annotation with the mapped paths, a JSON array of absolute paths.
 pub const MAPPED_PATHS: &str = "io.harness.fs.mapped-paths";
@@ -46,6 +48,9 @@ pub const MAPPED_PATHS: &str = "io.harness.fs.mapped-paths";
 pub const SINGLE_FILES: &str = "io.harness.fs.single-files";
 /// The annotation that says whether the lowest layer is the base.
 pub const BASE: &str = "io.harness.fs.base";
+/// The annotation with the digest of a layer's tree, on its descriptor, and of
+/// all that an image shows, on its manifest: not of how it is compressed.
+pub const TREE_DIGEST: &str = "io.harness.fs.tree-digest";
 /// Value of [`BASE`]: the image is complete in itself.
 pub const BASE_INCLUDED: &str = "included";
 /// Value of [`BASE`]: the layers are meant to lie on a base.

@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 
 use nix::errno::Errno;
@@ -76,22 +75,33 @@ impl Member {
         }
     }
 
+    /// The path as archives have it: that of a directory ends with a slash.
+    pub fn name(&self) -> Vec<u8> {
+        let slash: &[u8] = if self.what == What::Dir { b"/" } else { b"" };
+        [&self.path, slash].concat()
+    }
+
+    /// The size of what follows its header.
+    pub fn size(&self) -> u64 {
+        match self.what {
+            What::File(size) => size,
+            _ => 0,
+        }
+    }
+
     /// The path for messages.
     pub fn shown(&self) -> String {
         String::from_utf8_lossy(&self.path).into_owned()
     }
 }
 
-/// Writes members one after another.
-pub struct TarWriter<W: Write> {
-    out: W,
-    members: u64,
-}
-
 /// The largest numbers of a ustar header's octal fields.
 const MAX_ID: u32 = 0o7_777_777;
 const MAX_LONG: u64 = 0o77_777_777_777;
 const BLOCK: usize = 512;
+
+/// What ends an archive: two blocks of zeros.
+pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
 fn pax_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     // "%d %s=%s\n": the length counts its own digits.
@@ -108,7 +118,7 @@ fn pax_record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// A time as PAX writes it: decimal, no zeros at the end.
-fn pax_time(time: Time) -> String {
+pub fn pax_time(time: Time) -> String {
     let (sign, sec, nsec) = match time {
         Time { sec, nsec: 0 } if sec < 0 => ("-", sec.unsigned_abs(), 0),
         // Seconds are rounded down, so the fraction counts from below.
@@ -174,127 +184,82 @@ fn device(header: &mut Header, number: u64) -> Result<()> {
     Ok(())
 }
 
-impl<W: Write> TarWriter<W> {
-    /// An archive that is written to `out`.
-    pub fn new(out: W) -> TarWriter<W> {
-        TarWriter { out, members: 0 }
+/// The zeros that follow a content of this many bytes.
+pub fn padding(size: u64) -> &'static [u8] {
+    let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
+    match over {
+        0 => &[],
+        over => &END[..BLOCK - over],
     }
+}
 
-    /// How many members were written.
-    pub fn members(&self) -> u64 {
-        self.members
-    }
+/// The header of a member, and the PAX header before it where it has one.
+///
+/// # Errors
+/// `E2BIG` for what no reader would take, `EOVERFLOW` for the number of a device.
+pub fn header(member: &Member) -> Result<Vec<u8>> {
+    try_header(member).context(|| format!("writing {} to the archive", member.shown()))
+}
 
-    fn pad(&mut self, size: u64) -> Result<()> {
-        let over = usize::try_from(size % BLOCK as u64).unwrap_or(0);
-        if over > 0 {
-            self.out.write_all(&[0; BLOCK][over..])?;
+fn try_header(member: &Member) -> Result<Vec<u8>> {
+    let path = member.name();
+    let mut header = Header::new_ustar();
+    let mut size = 0;
+    let kind = match &member.what {
+        What::File(length) => {
+            size = *length;
+            EntryType::Regular
         }
-        Ok(())
+        What::HardLink(_) => EntryType::Link,
+        What::Symlink(_) => EntryType::Symlink,
+        What::Dir => EntryType::Directory,
+        What::Fifo => EntryType::Fifo,
+        What::CharDevice(_) => EntryType::Char,
+        What::BlockDevice(_) => EntryType::Block,
+    };
+    let records = pax(member, &path);
+    if records.len() as u64 > MAX_EXTENSION {
+        let text = "its name and extended attributes are too large for an archive";
+        return Err(Error::new(Errno::E2BIG, text));
     }
-
-    /// Appends a member; `content` is read to exactly the size of a file.
-    ///
-    /// # Errors
-    /// As read(2) and write(2); `EIO` for content that is shorter than said.
-    pub fn append(&mut self, member: &Member, content: Option<&mut dyn Read>) -> Result<()> {
-        self.try_append(member, content)
-            .context(|| format!("writing {} to the archive", member.shown()))
+    let mut bytes = Vec::new();
+    if !records.is_empty() {
+        let mut extended = Header::new_ustar();
+        extended.set_entry_type(EntryType::XHeader);
+        put(&mut extended.as_old_mut().name, b"PaxHeaders/x");
+        extended.set_mode(0o644);
+        numbers(&mut extended, [0, 0, 0, records.len() as u64]);
+        bytes.extend_from_slice(extended.as_bytes());
+        bytes.extend_from_slice(&records);
+        bytes.extend_from_slice(padding(records.len() as u64));
     }
-
-    fn try_append(&mut self, member: &Member, content: Option<&mut dyn Read>) -> Result<()> {
-        let mut path = member.path.clone();
-        let mut header = Header::new_ustar();
-        let mut size = 0;
-        let kind = match &member.what {
-            What::File(length) => {
-                size = *length;
-                EntryType::Regular
-            }
-            What::HardLink(_) => EntryType::Link,
-            What::Symlink(_) => EntryType::Symlink,
-            What::Dir => {
-                path.push(b'/');
-                EntryType::Directory
-            }
-            What::Fifo => EntryType::Fifo,
-            What::CharDevice(_) => EntryType::Char,
-            What::BlockDevice(_) => EntryType::Block,
-        };
-        let records = pax(member, &path);
-        if records.len() as u64 > MAX_EXTENSION {
-            let text = "its name and extended attributes are too large for an archive";
-            return Err(Error::new(Errno::E2BIG, text));
+    header.set_entry_type(kind);
+    put(&mut header.as_old_mut().name, &path);
+    match &member.what {
+        What::HardLink(target) | What::Symlink(target) => {
+            put(&mut header.as_old_mut().linkname, target);
         }
-        if !records.is_empty() {
-            let mut extended = Header::new_ustar();
-            extended.set_entry_type(EntryType::XHeader);
-            put(&mut extended.as_old_mut().name, b"PaxHeaders/x");
-            extended.set_mode(0o644);
-            self.header(&mut extended, 0, 0, 0, records.len() as u64)?;
-            self.out.write_all(&records)?;
-            self.pad(records.len() as u64)?;
-        }
-        header.set_entry_type(kind);
-        put(&mut header.as_old_mut().name, &path);
-        match &member.what {
-            What::HardLink(target) | What::Symlink(target) => {
-                put(&mut header.as_old_mut().linkname, target);
-            }
-            What::CharDevice(number) | What::BlockDevice(number) => device(&mut header, *number)?,
-            _ => {}
-        }
-        header.set_mode(member.perm);
-        let or_zero = |id: u32| if id > MAX_ID { 0 } else { u64::from(id) };
-        let sec = u64::try_from(member.mtime.sec).unwrap_or(0);
-        let sec = if sec > MAX_LONG { 0 } else { sec };
-        let field = if size > MAX_LONG { 0 } else { size };
-        self.header(
-            &mut header,
-            or_zero(member.uid),
-            or_zero(member.gid),
-            sec,
-            field,
-        )?;
-        if let (Some(content), true) = (content, size > 0) {
-            let copied = std::io::copy(&mut content.take(size), &mut self.out)?;
-            if copied < size {
-                return Err(Error::new(
-                    Errno::EIO,
-                    "it became shorter while it was read",
-                ));
-            }
-            self.pad(size)?;
-        }
-        self.members += 1;
-        Ok(())
+        What::CharDevice(number) | What::BlockDevice(number) => device(&mut header, *number)?,
+        _ => {}
     }
+    header.set_mode(member.perm);
+    let or_zero = |id: u32| if id > MAX_ID { 0 } else { u64::from(id) };
+    let sec = u64::try_from(member.mtime.sec).unwrap_or(0);
+    let sec = if sec > MAX_LONG { 0 } else { sec };
+    let field = if size > MAX_LONG { 0 } else { size };
+    let ids = (or_zero(member.uid), or_zero(member.gid));
+    numbers(&mut header, [ids.0, ids.1, sec, field]);
+    bytes.extend_from_slice(header.as_bytes());
+    Ok(bytes)
+}
 
-    fn header(
-        &mut self,
-        header: &mut Header,
-        uid: u64,
-        gid: u64,
-        mtime: u64,
-        size: u64,
-    ) -> Result<()> {
-        header.set_uid(uid);
-        header.set_gid(gid);
-        header.set_mtime(mtime);
-        header.set_size(size);
-        header.set_cksum();
-        self.out.write_all(header.as_bytes())?;
-        Ok(())
-    }
-
-    /// Ends the archive.
-    ///
-    /// # Errors
-    /// As write(2).
-    pub fn finish(mut self) -> Result<W> {
-        self.out.write_all(&[0; 2 * BLOCK])?;
-        Ok(self.out)
-    }
+/// Owner, group, seconds and size; and the checksum, which is always last.
+fn numbers(header: &mut Header, [uid, gid, mtime, size]: [u64; 4]) {
+    header.set_uid(uid);
+    header.set_gid(gid);
+    header.set_mtime(mtime);
+    header.set_size(size);
+    header.set_cksum();
 }
 
 #[cfg(test)]

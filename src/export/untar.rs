@@ -4,6 +4,7 @@
 //! PAX records at newlines (an ACL may hold one) and reads extension headers of
 //! any size into memory.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::unix::ffi::OsStringExt;
@@ -41,7 +42,7 @@ struct Extended {
     uid: Option<u32>,
     gid: Option<u32>,
     mtime: Option<Time>,
-    xattrs: std::collections::BTreeMap<OsString, Vec<u8>>,
+    xattrs: BTreeMap<OsString, Vec<u8>>,
 }
 
 /// Splits PAX records by their lengths: values may hold newlines.
@@ -70,7 +71,10 @@ fn number<T: std::str::FromStr>(key: &str, value: &[u8]) -> Result<T> {
 }
 
 /// The reverse of what the writer does: decimal, maybe negative, to the ns.
-fn time(value: &[u8]) -> Result<Time> {
+///
+/// # Errors
+/// `EINVAL` for what is no such number.
+pub fn time(value: &[u8]) -> Result<Time> {
     let parse = || -> Option<Time> {
         let text = std::str::from_utf8(value).ok()?;
         let (negative, text) = match text.strip_prefix('-') {
@@ -78,7 +82,9 @@ fn time(value: &[u8]) -> Result<Time> {
             None => (false, text),
         };
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
-        if !fraction.bytes().all(|digit| digit.is_ascii_digit()) {
+        // A second sign would not only be wrong: the negative of the smallest number is none.
+        let digits = [whole, fraction].concat();
+        if !digits.bytes().all(|digit| digit.is_ascii_digit()) {
             return None;
         }
         let sec: i64 = whole.parse().ok()?;
@@ -115,21 +121,29 @@ impl Extended {
                 }
                 key => {
                     if let Some(name) = key.strip_prefix(XATTR.as_bytes()) {
-                        if value.len() > MAX_XATTR {
-                            return Err(bad("an extended attribute of more than 64 KiB"));
-                        }
                         let name = OsString::from_vec(name.to_vec());
                         self.xattrs.insert(name, value.to_vec());
                     }
                 }
             }
         }
-        let names = self.xattrs.keys().map(|name| name.len() + 1);
-        if names.sum::<usize>() > MAX_XATTR {
-            return Err(bad("names of extended attributes of more than 64 KiB"));
-        }
-        Ok(())
+        check_attributes(&self.xattrs)
     }
+}
+
+/// Sees that a file could have these attributes.
+///
+/// # Errors
+/// `EINVAL` saying why not.
+pub fn check_attributes(xattrs: &BTreeMap<OsString, Vec<u8>>) -> Result<()> {
+    if xattrs.values().any(|value| value.len() > MAX_XATTR) {
+        return Err(bad("an extended attribute of more than 64 KiB"));
+    }
+    let names = xattrs.keys().map(|name| name.len() + 1);
+    if names.sum::<usize>() > MAX_XATTR {
+        return Err(bad("names of extended attributes of more than 64 KiB"));
+    }
+    Ok(())
 }
 
 /// A name that an extension header carries, without its final NUL.
@@ -323,8 +337,21 @@ impl<R: Read> Read for TarReader<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tar::TarWriter;
+    use super::super::tar::{END, header, padding};
     use super::*;
+
+    /// An archive of files that all have this content.
+    fn archive(members: &[Member], content: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for member in members {
+            bytes.extend(header(member).expect("header"));
+            let content = &content[..usize::try_from(member.size()).expect("short")];
+            bytes.extend_from_slice(content);
+            bytes.extend_from_slice(padding(member.size()));
+        }
+        bytes.extend_from_slice(&END);
+        bytes
+    }
 
     #[test]
     fn what_the_writer_writes_comes_back() {
@@ -368,13 +395,7 @@ mod tests {
                 ..plain
             },
         ];
-        let mut writer = TarWriter::new(Vec::new());
-        for member in &members {
-            writer
-                .append(member, Some(&mut &b"xyz"[..]))
-                .expect("append");
-        }
-        let bytes = writer.finish().expect("finish");
+        let bytes = archive(&members, b"xyz");
         let mut reader = TarReader::new(bytes.as_slice());
         for member in &members {
             assert_eq!(reader.next_member().expect("next").as_ref(), Some(member));
@@ -391,6 +412,14 @@ mod tests {
     }
 
     #[test]
+    fn a_time_has_one_sign() {
+        assert_eq!(time(b"-7.25").expect("a time").sec, -8);
+        for text in ["--5", "--9223372036854775808", "+5", "-", "", "1.-5", "5 "] {
+            assert!(time(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
     fn nobody_is_no_owner() {
         let nobody = |uid, gid| Member {
             uid,
@@ -398,9 +427,7 @@ mod tests {
             ..Member::plain(b"a".to_vec(), What::Dir, 0o755)
         };
         for (member, part) in [(nobody(u32::MAX, 0), "uid"), (nobody(0, u32::MAX), "gid")] {
-            let mut writer = TarWriter::new(Vec::new());
-            writer.append(&member, None).expect("append");
-            let bytes = writer.finish().expect("finish");
+            let bytes = archive(&[member], b"");
             let error = TarReader::new(bytes.as_slice()).next_member();
             let error = error.expect_err(part).to_string();
             assert!(error.contains(&format!("a bad {part}")), "{error}");
@@ -409,13 +436,9 @@ mod tests {
 
     #[test]
     fn damage_is_an_error_wherever_it_strikes() {
-        let mut writer = TarWriter::new(Vec::new());
         let mut member = Member::plain(vec![b'n'; 200], What::File(700), 0o644);
         member.xattrs.insert("user.x".into(), vec![b'v'; 600]);
-        writer
-            .append(&member, Some(&mut std::io::repeat(b'c')))
-            .expect("append");
-        let bytes = writer.finish().expect("finish");
+        let bytes = archive(&[member], &[b'c'; 700]);
         let drain = |bytes: &[u8]| {
             let mut reader = TarReader::new(bytes);
             while reader.next_member()?.is_some() {}

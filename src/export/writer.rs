@@ -1,32 +1,38 @@
 //! Exporting: a stack as an OCI image in an image layout.
 //!
-//! One layer per sealed layer, the lowest first, as a tar in one zstd stream; a
-//! lazily readable form would be another writer. Same tree, same digests: no
-//! time and no name of a machine is in it.
+//! One layer per sealed layer, the lowest first, as zstd:chunked: a tar for all
+//! tools, of which single files can be read. Same tree, same digests: no time and
+//! no name of a machine is in it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::io::{BufWriter, Write};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use oci_spec::image::{
     Descriptor, ImageConfigurationBuilder, ImageManifestBuilder, MediaType, Os, RootFsBuilder,
 };
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
+use super::chunked::{self, Form};
 use super::content::{Findings, LayerContent};
 use super::guard::Guard;
-use super::layout::{Hashing, describe};
+use super::layout::{describe, hex};
 use super::layout_writer::LayoutWriter;
-use super::tar::TarWriter;
-use super::wanting::{Wanted, Wanting};
-use super::{BASE, BASE_INCLUDED, BASE_NONE, LeftOut, MAPPED_PATHS, SINGLE_FILES};
+use super::wanting::Wanted;
+use super::{BASE, BASE_INCLUDED, BASE_NONE, LeftOut, MAPPED_PATHS, SINGLE_FILES, TREE_DIGEST};
 use crate::error::{Context, Error, Result};
 use crate::layer::Stack;
 use crate::tree::Kind;
 
-/// The zstd level: the default of zstd(1), and fixed, since the digest hangs on it.
-const LEVEL: i32 = 3;
+/// What a tool has to be spared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Compat {
+    /// Layers in gzip, for what knows no zstd.
+    Gzip,
+}
 
 /// What to export, and how.
 #[derive(Clone, Debug)]
@@ -37,6 +43,11 @@ pub struct ExportOptions {
     pub with_base: bool,
     /// Secret files to export all the same: see [`Guard::survey`].
     pub allow_secret: Vec<String>,
+    /// For other tools than ours and those of today.
+    pub compat: Option<Compat>,
+    /// How many threads compress, at most 8; without it, as many as there are
+    /// CPUs. What is written does not depend on it.
+    pub threads: Option<NonZero<usize>>,
 }
 
 impl Default for ExportOptions {
@@ -45,6 +56,8 @@ impl Default for ExportOptions {
             name: "latest".to_owned(),
             with_base: true,
             allow_secret: Vec::new(),
+            compat: None,
+            threads: None,
         }
     }
 }
@@ -64,6 +77,13 @@ pub struct ExportedLayer {
     pub uncompressed: u64,
     /// Members of the tar.
     pub members: u64,
+    /// Digest of the tree, however it is compressed: of what its entries are.
+    pub tree_digest: String,
+    /// How it is compressed.
+    pub form: Form,
+    /// What other tools cannot make of it, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<&'static str>,
     /// The layout did not have this blob yet.
     pub new: bool,
 }
@@ -75,6 +95,8 @@ pub struct ExportReport {
     pub name: String,
     /// Digest of the manifest.
     pub manifest: String,
+    /// Digest of the tree that the image holds, however it is compressed.
+    pub tree_digest: String,
     /// Whether the image is complete in itself.
     pub base_included: bool,
     /// The layers, the lowest first.
@@ -120,19 +142,21 @@ pub fn export(
         for index in first..stack.layers().len() {
             let content = LayerContent::new(stack, index, first, mapped, &guard, &mut findings);
             let id = stack.layer(index).id().to_owned();
-            let written = write_layer(&mut layout, content, &id, wanted);
-            if let Some(layer) = written.context(|| format!("layer {id}"))? {
-                let digest = layer.digest.trim_start_matches("sha256:");
-                descriptors.push(describe(MediaType::ImageLayerZstd, layer.size, digest)?);
+            let written = write_layer(&mut layout, content, &id, &options, wanted);
+            if let Some((layer, descriptor)) = written.context(|| format!("layer {id}"))? {
+                descriptors.push(descriptor);
                 layers.push(layer);
             }
         }
         let included = first == 0;
-        let annotations = annotations(stack, mapped, included)?;
+        let mut annotations = annotations(stack, mapped, included)?;
+        let tree_digest = tree_digest(&annotations, &layers);
+        annotations.insert(TREE_DIGEST.to_owned(), tree_digest.clone());
         let manifest = write_manifest(&mut layout, annotations, &layers, descriptors)?;
         let report = ExportReport {
             name: options.name.clone(),
             manifest: manifest.digest().to_string(),
+            tree_digest,
             base_included: included,
             size: layers.iter().map(|layer| layer.size).sum(),
             new_bytes: layers.iter().filter(|l| l.new).map(|l| l.size).sum(),
@@ -146,43 +170,62 @@ pub fn export(
     write().map_err(|error: Error| error.context(format!("export to {}", to.display())))
 }
 
-/// Writes one layer's blob; `None` for a layer without members. Both digests
-/// are made on the way, nothing is held in memory.
+/// Writes one layer's blob and describes it; `None` for a layer without members.
 fn write_layer(
     layout: &mut LayoutWriter<'_>,
     content: LayerContent<'_>,
     id: &str,
+    options: &ExportOptions,
     wanted: Wanted<'_>,
-) -> Result<Option<ExportedLayer>> {
+) -> Result<Option<(ExportedLayer, Descriptor)>> {
     let (file, path) = layout.new_blob()?;
-    let blob = Hashing::new(BufWriter::with_capacity(1 << 20, file));
-    let zstd = zstd::Encoder::new(blob, LEVEL)?;
-    let zstd = Wanting {
-        inner: zstd,
-        wanted,
-    };
-    let mut tar = TarWriter::new(Hashing::new(BufWriter::with_capacity(128 << 10, zstd)));
-    content.write(&mut tar)?;
-    let members = tar.members();
-    let (zstd, diff_id, uncompressed) = tar.finish()?.finish();
-    let zstd = zstd.into_inner().map_err(|error| error.into_error())?;
-    let (mut blob, digest, size) = zstd.inner.finish()?.finish();
-    blob.flush()?;
-    let file = blob.into_inner().map_err(|error| error.into_error())?;
-    if members == 0 {
+    let gzip = options.compat == Some(Compat::Gzip);
+    let threads = options.threads.map(NonZero::get);
+    let threads =
+        threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, NonZero::get));
+    let mut scratch = || layout.scratch();
+    let written = chunked::write(file, gzip, threads, &mut scratch, wanted, |archive| {
+        content.write(archive)
+    })?;
+    if written.members == 0 {
         std::fs::remove_file(&path).context(|| path.display().to_string())?;
         return Ok(None);
     }
-    let new = layout.keep_blob(file, &path, &digest)?;
-    Ok(Some(ExportedLayer {
+    let new = layout.keep_blob(written.file, &path, &written.digest)?;
+    let media_type = match gzip {
+        true => MediaType::ImageLayerGzip,
+        false => MediaType::ImageLayerZstd,
+    };
+    let mut descriptor = describe(media_type, written.size, &written.digest)?;
+    let mut annotations: HashMap<_, _> = written.annotations.into_iter().collect();
+    annotations.insert(TREE_DIGEST.to_owned(), written.tree_digest.clone());
+    descriptor.set_annotations(Some(annotations));
+    let layer = ExportedLayer {
         id: id.to_owned(),
-        digest: format!("sha256:{digest}"),
-        diff_id: format!("sha256:{diff_id}"),
-        size,
-        uncompressed,
-        members,
+        digest: format!("sha256:{}", written.digest),
+        diff_id: format!("sha256:{}", written.diff_id),
+        size: written.size,
+        uncompressed: written.uncompressed,
+        members: written.members,
+        tree_digest: written.tree_digest,
+        form: written.form,
+        note: written.note,
         new,
-    }))
+    };
+    Ok(Some((layer, descriptor)))
+}
+
+/// The digest of what an image holds: `docs/format.md`.
+fn tree_digest(annotations: &HashMap<String, String>, layers: &[ExportedLayer]) -> String {
+    let mut hash = Sha256::new_with_prefix(b"io.harness.fs image 1\n");
+    for key in [BASE, MAPPED_PATHS, SINGLE_FILES] {
+        let value = annotations.get(key).map_or("", String::as_str);
+        hash.update(format!("{value}\n"));
+    }
+    for layer in layers {
+        hash.update(format!("{}\n", layer.tree_digest));
+    }
+    format!("sha256:{}", hex(&hash.finalize()))
 }
 
 /// What an import has to know of the image.

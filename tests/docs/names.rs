@@ -121,7 +121,7 @@ fn a_type_tells_its_names() {
     assert!(requests.contains(&("status", vec![])), "{requests:?}");
     assert!(requests.contains(&("step_exec", vec!["step"])));
     assert!(requests.iter().any(|(name, fields)| {
-        *name == "export" && fields == &["snapshot", "to", "without_base", "allow_secret"]
+        *name == "export" && fields == &["snapshot", "to", "without_base", "allow_secret", "compat"]
     }));
     assert!(variants::<Outcome>().contains(&("waiting-for-group", vec![])));
 }

@@ -22,6 +22,7 @@ fn try_export(
         name: "s".to_owned(),
         with_base: base,
         allow_secret: allow.iter().map(ToString::to_string).collect(),
+        ..ExportOptions::default()
     };
     let layout = fixture.tmp.path().join("out");
     let _ = std::fs::remove_dir_all(&layout);

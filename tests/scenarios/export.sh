@@ -91,6 +91,8 @@ assert_same "$(python3 "$SCENARIOS/check-layout" --count "$TMP/no-base" /harness
     "$(($(python3 "$SCENARIOS/check-layout" --count "$layout" /harness $shared) - 1))" \
     "number of layers without the base"
 
+expect 0 hfs export saved --to "$TMP/gzip" --compat gzip
+
 note "the snapshot, restored in the stage itself"
 expect 0 hfs snapshot restore saved
 "$DIGEST" --list "${unusual[@]}" /harness $shared >"$TMP/restored"
@@ -125,6 +127,19 @@ assert_exists "$image/harness/x"
 umount -l "$storage/overlay" 2>/dev/null || true
 umount -l /mnt
 cd /
+
+note "skopeo copies the image, with all that says where its tables of contents are"
+expect 0 skopeo --insecure-policy copy -q "oci:$layout:saved" "oci:$TMP/copy:saved"
+assert_same "$(skopeo inspect --raw "oci:$TMP/copy:saved")" "$(skopeo inspect --raw "oci:$layout:saved")" \
+    "manifest of the copy"
+expect 0 skopeo inspect --raw "oci:$TMP/copy:saved"
+says io.github.containers.zstd-chunked.manifest-position
+
+note "umoci, which knows no zstd, unpacks the gzip form"
+expect 0 umoci unpack --image "$TMP/gzip:saved" "$TMP/bundle"
+"$DIGEST" --list "${unusual[@]}" "$TMP/bundle/rootfs/harness" "$TMP/bundle/rootfs$shared" >"$TMP/unpacked"
+same_lines "$TMP/saved" "$TMP/unpacked" "the tree that umoci unpacked"
+rm -rf "$TMP/bundle"
 
 # from_layout WHAT : a second stage over whatever is mapped now.
 from_layout() {

@@ -205,6 +205,7 @@ impl Mounted {
             to,
             without_base: false,
             allow_secret: Vec::new(),
+            compat: None,
         });
         note(&expect_report(self.place.ask(&request)?, false)?.0);
         Ok(())

@@ -2,10 +2,11 @@
 //!
 //! A stage is a stack of immutable layers with one open layer on top; every
 //! step works in a view of its own and is merged when it succeeds. The floors
-//! of this crate point one way: `cli` > `overlay` > `daemon` > `control` >
+//! of this crate point one way: `cli` > `cache` > `overlay` > `daemon` > `control` >
 //! `fuse` > `export` > `store` > `stage` > `view` > `layer` > `stagefile` > `merge` >
 //! `tree` > `sys`.
 
+pub mod cache;
 pub mod cli;
 pub mod control;
 pub mod daemon;

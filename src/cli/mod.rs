@@ -2,6 +2,7 @@
 
 mod apply;
 mod blame;
+mod cache;
 mod cat;
 mod debug;
 mod diff;
@@ -85,6 +86,8 @@ enum Command {
     Snapshot(snapshot::Command),
     Rollback(rollback::Arguments),
     Export(export::Arguments),
+    #[command(subcommand)]
+    Cache(cache::Command),
     Apply(apply::Arguments),
     Status(status::Arguments),
     #[command(subcommand)]
@@ -164,6 +167,7 @@ fn carry_out(command: Command, place: &Place) -> Result<u8, Trouble> {
         Command::Snapshot(command) => snapshot::run(command, place),
         Command::Rollback(arguments) => rollback::run(arguments, place),
         Command::Export(arguments) => export::run(arguments, place),
+        Command::Cache(command) => cache::run(command, place),
         Command::Apply(arguments) => apply::run(arguments, place),
         Command::Status(arguments) => status::run(&arguments, place),
         Command::Debug(command) => debug::run(command, place),

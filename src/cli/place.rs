@@ -157,6 +157,18 @@ impl Place {
         Client::connect(&self.state_dir, &self.label, patience)
     }
 
+    /// As [`Place::connect`], and inside of a step too, for what steps may ask.
+    ///
+    /// # Errors
+    /// As [`Place::connect`].
+    pub fn connect_from_steps(&self) -> Result<Client, Problem> {
+        let patience = Patience {
+            tell: note,
+            limit: None,
+        };
+        Client::connect_from_steps(&self.state_dir, &self.label, patience)
+    }
+
     /// Asks the stage's daemon for the status, which it never makes anybody
     /// wait for: a daemon that does not answer is given up.
     ///

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::ErrorKind;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::address::Address;
 use super::resumable::only_discarded;
-use super::{DIED, Hello, Reply, Request, SOCKET, Wire};
+use super::{DIED, Hello, Reply, Request, SOCKET, STEP_SOCKET, Wire};
 use crate::error::{Context, Error, Result};
 use crate::sys::process::Process;
 
@@ -187,7 +187,32 @@ impl Client {
             WhereStage::Dead(_) => return Err(gone(state_dir, label)),
             WhereStage::Socket => {}
         }
-        let address = Address::of(&state_dir.join(SOCKET));
+        Client::dial(SOCKET, state_dir, label, patience)
+    }
+
+    /// As [`Client::connect`], and inside of a step too, for what steps may ask.
+    ///
+    /// # Errors
+    /// As [`Client::connect`].
+    pub fn connect_from_steps(
+        state_dir: &Path,
+        label: &str,
+        patience: Patience,
+    ) -> Result<Client, Problem> {
+        let is_step = find(state_dir) == WhereStage::Nowhere;
+        if is_step && may_be_there(&state_dir.join(STEP_SOCKET)) {
+            return Client::dial(STEP_SOCKET, state_dir, label, patience);
+        }
+        Client::connect(state_dir, label, patience)
+    }
+
+    fn dial(
+        socket: &str,
+        state_dir: &Path,
+        label: &str,
+        patience: Patience,
+    ) -> Result<Client, Problem> {
+        let address = Address::of(&state_dir.join(socket));
         let connected = address.and_then(|at| Ok(UnixStream::connect(at.path())?));
         let stream = match connected {
             Ok(stream) => stream,
@@ -265,11 +290,28 @@ impl Client {
     /// # Errors
     /// As [`Client::ask`].
     pub fn send(&mut self, request: &Request) -> Result<(), Problem> {
+        self.send_with(request, &[])
+    }
+
+    /// As [`Client::send`], with open files.
+    ///
+    /// # Errors
+    /// As [`Client::ask`].
+    pub fn send_with(
+        &mut self,
+        request: &Request,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<(), Problem> {
         let own = Hello::own(0);
         if !request.frozen() && !own.fits(&self.daemon) {
             return Err(Problem::Version(mismatch(&own, &self.daemon)));
         }
-        match self.wire.send(request).map(Some).or_else(hang_up)? {
+        match self
+            .wire
+            .send_with(request, files)
+            .map(Some)
+            .or_else(hang_up)?
+        {
             Some(()) => Ok(()),
             None => Err(self.gone()),
         }
@@ -285,6 +327,11 @@ impl Client {
         }
         let reply = self.wire.receive().or_else(hang_up)?;
         reply.ok_or_else(|| self.gone())
+    }
+
+    /// The open files that came with replies since the last time, in order.
+    pub fn take_files(&mut self) -> Vec<OwnedFd> {
+        self.wire.take_files()
     }
 
     /// Tells the daemon that the result is no longer wanted; it replies all

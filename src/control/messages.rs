@@ -162,6 +162,40 @@ pub struct ExportRequest {
     pub compat: Option<Compat>,
 }
 
+/// Paths that are to be saved as a cache.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheSaveRequest {
+    /// The paths, as users see them; none in another.
+    pub paths: Vec<PathBuf>,
+    /// Secret files that may leave all the same.
+    #[serde(default)]
+    pub allow_secret: Vec<String>,
+    /// Layers for other tools than ours.
+    #[serde(default)]
+    pub compat: Option<Compat>,
+    /// Make one layer of all there is, whatever the stage has had before.
+    #[serde(default)]
+    pub whole: bool,
+}
+
+/// A cache that is to be restored. The files of its layers come along, the lowest
+/// first.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CacheRestoreRequest {
+    /// The manifest of its image, as it is stored.
+    pub manifest: String,
+    /// The configuration that it names.
+    pub config: String,
+    /// Which of its paths to restore; all of them if there are none.
+    #[serde(default)]
+    pub paths: Vec<PathBuf>,
+    /// Devices, capabilities and set-id bits of root are welcome.
+    #[serde(default)]
+    pub trust: bool,
+}
+
 /// What a client asks for.
 ///
 /// A field that is not known is refused: without it something else would be
@@ -375,6 +409,16 @@ pub enum Request {
     },
     /// Write a snapshot as an OCI image layout.
     Export(ExportRequest),
+    /// Make an image of some paths of the tree. With the reply comes the blob of its
+    /// uppermost layer, if that is new.
+    CacheSave(CacheSaveRequest),
+    /// Files on the disk of the stage, to be filled with layers. They come with the reply.
+    CacheFiles {
+        /// How many.
+        count: usize,
+    },
+    /// Have the tree show an image of some of its paths.
+    CacheRestore(CacheRestoreRequest),
     /// Write the tree into an ordinary directory.
     Apply {
         /// The directory.
@@ -386,6 +430,18 @@ pub enum Request {
 }
 
 impl Request {
+    /// Whether a command inside a step may ask for it: it acts on the stage, whose
+    /// tree is no secret to its steps, and on nothing that a step could wait for.
+    pub fn for_steps(&self) -> bool {
+        matches!(
+            self,
+            Request::Status {}
+                | Request::CacheSave(_)
+                | Request::CacheFiles { .. }
+                | Request::CacheRestore(_)
+        )
+    }
+
     /// Whether every version understands it.
     pub fn frozen(&self) -> bool {
         matches!(self, Request::Status {} | Request::Unmount { .. })

@@ -14,12 +14,14 @@ mod resumable;
 mod server;
 mod wire;
 
+pub use crate::stage::namespace::STEP_SOCKET;
 pub use client::{
     Client, Death, Patience, Problem, STAGE_FILE, WhereStage, death, find, has_stage, in_step,
     is_taken,
 };
 pub use messages::{
-    Ended, ExportRequest, Hello, OfOne, OnFailure, Outcome, Reply, Request, RunRequest, StepResult,
+    CacheRestoreRequest, CacheSaveRequest, Ended, ExportRequest, Hello, OfOne, OnFailure, Outcome,
+    Reply, Request, RunRequest, StepResult,
 };
 pub use resumable::{not_resumable, only_discarded};
 pub use server::{Connection, Handler, Server};

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, PipeReader};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -65,6 +65,8 @@ pub struct Connection {
     wire: Wire,
     /// Why the client may only ask for what is frozen, if that is so.
     stranger: Option<String>,
+    /// It is inside a step.
+    in_step: bool,
     /// The request that is being carried out has been answered.
     answered: bool,
     patience: Duration,
@@ -77,15 +79,28 @@ impl Connection {
     /// # Errors
     /// As write(2); `EPIPE` when the client is gone, `EAGAIN` when it does not read.
     pub fn answer(&mut self, reply: &Reply) -> Result<()> {
+        self.answer_with(reply, &[])
+    }
+
+    /// As [`Connection::answer`], with open files.
+    ///
+    /// # Errors
+    /// As [`Connection::answer`].
+    pub fn answer_with(&mut self, reply: &Reply, files: &[BorrowedFd<'_>]) -> Result<()> {
         self.answered = true;
         self.wire.stream().set_write_timeout(Some(self.patience))?;
-        let sent = self.wire.send(reply);
+        let sent = self.wire.send_with(reply, files);
         if sent.is_err() {
             // A part of a line may be out, so nothing can follow it.
             let _ = self.wire.stream().shutdown(Shutdown::Both);
             return sent;
         }
         Ok(self.wire.stream().set_write_timeout(None)?)
+    }
+
+    /// The open files that came with what the client has sent so far, in order.
+    pub fn take_files(&mut self) -> Vec<OwnedFd> {
+        self.wire.take_files()
     }
 
     /// Sends a piece of content; the last reply follows.
@@ -162,7 +177,13 @@ impl Connection {
                     return None;
                 }
             };
-            let reply = match (serde_json::from_slice(&line), &self.stranger) {
+            let request: serde_json::Result<Request> = serde_json::from_slice(&line);
+            if self.in_step && request.as_ref().is_ok_and(|request| !request.for_steps()) {
+                let text = "steps cannot give commands, but for `cache save` and `cache restore`";
+                self.wire.send(&Reply::failure(1, text)).ok()?;
+                continue;
+            }
+            let reply = match (request, &self.stranger) {
                 (Ok(request), None) => return Some(request),
                 (Ok(request), Some(_)) if Request::frozen(&request) => return Some(request),
                 (_, Some(why)) => Reply::failure(1, why.as_str()),
@@ -214,6 +235,7 @@ pub struct Server {
     listener: UnixListener,
     supervisor: i32,
     limits: Limits,
+    in_steps: bool,
 }
 
 impl Server {
@@ -235,7 +257,17 @@ impl Server {
             listener,
             supervisor,
             limits: LIMITS,
+            in_steps: false,
         })
+    }
+
+    /// The same, for clients inside of steps: see [`Request::for_steps`].
+    #[must_use]
+    pub fn for_steps(self) -> Server {
+        Server {
+            in_steps: true,
+            ..self
+        }
     }
 
     /// Accepts connections until the process ends.
@@ -253,12 +285,12 @@ impl Server {
             let guard = Guard(Arc::clone(&open));
             let full = open.fetch_add(1, Ordering::Relaxed) >= self.limits.connections;
             let refusal = full.then_some(TOO_MANY);
-            let limits = self.limits;
+            let (limits, in_step) = (self.limits, self.in_steps);
             let handler = Arc::clone(handler);
             let hello = Hello::own(self.supervisor);
             let talk = move |stream, refusal| {
                 let _guard = guard;
-                if let Err(error) = talk(stream, &hello, refusal, limits, &*handler) {
+                if let Err(error) = talk(stream, (&hello, in_step), refusal, limits, &*handler) {
                     log::debug!("connection: {error}");
                 }
             };
@@ -293,7 +325,7 @@ impl Drop for Guard {
 /// A client that there is a `refusal` for is only told that.
 fn talk(
     stream: UnixStream,
-    hello: &Hello,
+    (hello, in_step): (&Hello, bool),
     refusal: Option<&str>,
     limits: Limits,
     handler: &dyn Handler,
@@ -348,6 +380,7 @@ fn talk(
         id,
         wire,
         stranger,
+        in_step,
         answered: false,
         patience: limits.patience,
     };

@@ -1,6 +1,7 @@
 //! One JSON value per line.
 
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::sys::passing::Passing;
 
 /// What a client says names steps and paths. Longer lines are refused: nobody
 /// may fill the daemon's memory.
@@ -18,14 +20,14 @@ const LONGEST_REPLY: u64 = 256 << 20;
 /// Both directions of a connection.
 #[derive(Debug)]
 pub struct Wire {
-    reader: BufReader<UnixStream>,
+    reader: BufReader<Passing>,
     longest: u64,
 }
 
 impl Wire {
     /// Speaks to a daemon over this socket.
     pub fn new(stream: UnixStream) -> Wire {
-        let reader = BufReader::new(stream);
+        let reader = BufReader::new(Passing::new(stream));
         Wire {
             reader,
             longest: LONGEST_REPLY,
@@ -42,7 +44,7 @@ impl Wire {
 
     /// The socket.
     pub fn stream(&self) -> &UnixStream {
-        self.reader.get_ref()
+        self.reader.get_ref().stream()
     }
 
     /// Whether something has come that was not received yet.
@@ -55,9 +57,22 @@ impl Wire {
     /// # Errors
     /// As write(2); `EPIPE` when the other side is gone.
     pub fn send(&mut self, message: &impl Serialize) -> Result<()> {
+        self.send_with(message, &[])
+    }
+
+    /// Sends one message with open files.
+    ///
+    /// # Errors
+    /// As [`Wire::send`]; `EINVAL` for too many files.
+    pub fn send_with(&mut self, message: &impl Serialize, files: &[BorrowedFd<'_>]) -> Result<()> {
         let mut line = serde_json::to_vec(message)?;
         line.push(b'\n');
-        Ok(self.reader.get_mut().write_all(&line)?)
+        self.reader.get_mut().send_with(&line, files)
+    }
+
+    /// The files that came with the messages received since the last time.
+    pub fn take_files(&mut self) -> Vec<OwnedFd> {
+        self.reader.get_mut().take_received()
     }
 
     /// Sends bytes that belong to the message before them.
@@ -65,7 +80,7 @@ impl Wire {
     /// # Errors
     /// As [`Wire::send`].
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.reader.get_mut().write_all(bytes)?)
+        self.reader.get_mut().send_with(bytes, &[])
     }
 
     /// Receives so many bytes, piece by piece; `None` when the other side has

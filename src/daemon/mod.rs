@@ -6,6 +6,7 @@
 
 mod abort;
 mod background;
+mod caches;
 mod cleanup;
 mod content;
 mod death;
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::control::{DIED, SOCKET, STAGE_FILE, has_stage, is_taken};
+use crate::control::{DIED, SOCKET, STAGE_FILE, STEP_SOCKET, has_stage, is_taken};
 use crate::error::{Context, Result};
 use crate::stage::{EndReport, Options, State};
 use crate::sys::at;
@@ -134,7 +135,14 @@ pub fn remove_state(state_dir: &Path) -> Result<()> {
 /// What the daemon itself keeps in a state directory, if it is there.
 fn own_files(state_dir: &Path) -> Vec<PathBuf> {
     // With what a death in the middle of a write has left.
-    let names = [SOCKET, lock::FILE, DIED, "died.new", "stage.new"];
+    let names = [
+        SOCKET,
+        STEP_SOCKET,
+        lock::FILE,
+        DIED,
+        "died.new",
+        "stage.new",
+    ];
     let mut files = log_file::files(&state_dir.join(LOG));
     files.extend(names.map(|name| state_dir.join(name)));
     files.retain(|file| file.symlink_metadata().is_ok());

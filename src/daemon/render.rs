@@ -12,6 +12,7 @@ use serde_json::json;
 use super::queue::{Before, Waiting};
 use crate::control::Reply;
 use crate::error::Error;
+use crate::export::cache::Saved;
 use crate::export::{ApplyReport, ExportReport, LeftOut};
 use crate::merge::{Race, SharingMode};
 use crate::stage::{
@@ -311,6 +312,31 @@ pub fn exported(report: &ExportReport) -> String {
         bytes(report.size),
         bytes(report.new_bytes)
     );
+    text
+}
+
+/// An image of some paths that was made.
+pub fn cache_saved(saved: &Saved) -> String {
+    let mut text = String::new();
+    for path in &saved.missing {
+        line!(text, "not saved, it is not there: {}", shown(path));
+    }
+    left_out(
+        &mut text,
+        "not saved, looks like a secret (--allow-secret saves it)",
+        &saved.secrets,
+    );
+    left_out(&mut text, "left out", &saved.left_out);
+    text
+}
+
+/// A cache that was restored.
+pub fn cache_restored(refused: &[LeftOut], notes: &[String]) -> String {
+    let mut text = String::new();
+    left_out(&mut text, "not restored (--trust does)", refused);
+    for note in notes {
+        line!(text, "{note}");
+    }
     text
 }
 

@@ -13,7 +13,7 @@ use super::open_steps::Steps;
 use super::queue::{Queue, Waiting};
 use super::{StateLock, end, render};
 use crate::control::{
-    Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, VERSION,
+    Connection, ExportRequest, Handler, PROTOCOL, Reply, Request, SOCKET, STEP_SOCKET, VERSION,
 };
 use crate::error::Error;
 use crate::export::{self, ApplyReport, ExportOptions, Wanted, target};
@@ -158,7 +158,7 @@ impl Requests {
     ///
     /// # Errors
     /// `ECANCELED` with one sentence if not.
-    fn wanted(&self, connection: &Connection) -> Result<(), Error> {
+    pub(super) fn wanted(&self, connection: &Connection) -> Result<(), Error> {
         let text = if connection.given_up() {
             "the command that asked for it is gone"
         } else if self.hurried.load(Ordering::Acquire) {
@@ -192,7 +192,9 @@ impl Requests {
 
     /// From here on commands find no daemon, not a dead one.
     pub fn remove_socket(&self, state_dir: &Path) {
-        let _ = std::fs::remove_file(state_dir.join(SOCKET));
+        for socket in [SOCKET, STEP_SOCKET] {
+            let _ = std::fs::remove_file(state_dir.join(socket));
+        }
     }
 
     /// What lies inside the stage cannot be written to from outside of it: the
@@ -378,6 +380,9 @@ impl Requests {
                 Ok(Reply::report(render::blame(&lines), &lines))
             }
             Request::Cat { layer, path } => self.cat(&layer, &path, connection),
+            Request::CacheSave(request) => self.cache_save(request, connection),
+            Request::CacheFiles { count } => self.cache_files(count, connection),
+            Request::CacheRestore(request) => self.cache_restore(&request, connection),
             other => self.snapshot(other, connection),
         }
     }

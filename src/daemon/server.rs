@@ -14,7 +14,7 @@ use super::death::{self, START_FAILED};
 use super::requests::{Requests, code_of};
 use super::wanted::Wanted;
 use super::{Config, Ready, StateLock, end, limits, lock, log_file, start};
-use crate::control::{Handler, SOCKET, Server};
+use crate::control::{Handler, SOCKET, STEP_SOCKET, Server};
 use crate::error::{Context, Result};
 use crate::export;
 use crate::stage::Failure;
@@ -127,8 +127,12 @@ fn open(config: &Config, supervisor: i32, wanted: &Wanted<'_>) -> Result<Opened,
         supervisor,
     ));
     // Before it is said to be ready: there may be no thread left for it.
-    let listening = Server::listen(&config.state_dir.join(SOCKET), supervisor);
-    match listening.and_then(|server| accept(server, &requests)) {
+    let listen = || -> Result<()> {
+        let listen = |name| Server::listen(&config.state_dir.join(name), supervisor);
+        accept(listen(STEP_SOCKET)?.for_steps(), &requests)?;
+        accept(listen(SOCKET)?, &requests)
+    };
+    match listen() {
         Ok(()) => Ok(Opened {
             requests,
             ready,

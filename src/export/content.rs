@@ -125,6 +125,20 @@ impl<'a> LayerContent<'a> {
         Ok(())
     }
 
+    /// Writes an entry and all that shows below it.
+    ///
+    /// # Errors
+    /// As [`LayerContent::write`].
+    pub(super) fn united(
+        &mut self,
+        tar: &mut Archive<'_>,
+        path: &Path,
+        found: &Found,
+    ) -> Result<()> {
+        let source = Source::United(found.parts.clone());
+        self.tree(tar, path.to_path_buf(), found.clone(), source, false)
+    }
+
     /// Writes an entry and all below it.
     fn tree(
         &mut self,
@@ -159,7 +173,7 @@ impl<'a> LayerContent<'a> {
     }
 
     /// A path as users see it.
-    fn shown(&self, path: &Path) -> PathBuf {
+    pub(super) fn shown(&self, path: &Path) -> PathBuf {
         let mut components = path.components();
         let index = components.next();
         let root = index
@@ -173,22 +187,28 @@ impl<'a> LayerContent<'a> {
     }
 
     /// A path as the archive has it: as users see it, less the first slash.
-    fn member_path(&self, path: &Path) -> Vec<u8> {
+    pub(super) fn member_path(&self, path: &Path) -> Vec<u8> {
         let shown = self.shown(path).into_os_string().into_vec();
         shown
             .strip_prefix(b"/")
             .map_or(shown.clone(), <[u8]>::to_vec)
     }
 
-    fn marker(&self, tar: &mut Archive<'_>, dir: &Path, name: &[u8]) -> Result<()> {
+    pub(super) fn marker(&self, tar: &mut Archive<'_>, dir: &Path, name: &[u8]) -> Result<()> {
         let path = [&self.member_path(dir), b"/".as_slice(), name].concat();
         tar.append(Member::plain(path, What::File(0), 0), None)
     }
 
-    fn leave_out(&mut self, path: &Path, why: &str) {
+    pub(super) fn leave_out(&mut self, path: &Path, why: &str) {
         let path = self.shown(path);
         let why = why.to_owned();
         self.findings.left_out.insert(LeftOut { path, why });
+    }
+
+    /// Tells that the guard keeps a file in.
+    pub(super) fn hold_back(&mut self, path: &Path, why: String) {
+        let path = self.shown(path);
+        self.findings.secrets.insert(LeftOut { path, why });
     }
 
     /// An entry as the layer itself has it.
@@ -301,7 +321,7 @@ impl<'a> LayerContent<'a> {
         Ok(shown.is_none_or(|shown| shown.parts[0].layer > self.index))
     }
 
-    fn withheld(&self, path: &Path, found: &Found) -> Result<Option<String>> {
+    pub(super) fn withheld(&self, path: &Path, found: &Found) -> Result<Option<String>> {
         self.guard.withholds(&self.stack, &self.shown(path), found)
     }
 
@@ -321,7 +341,7 @@ impl<'a> LayerContent<'a> {
     }
 
     /// Writes the directories above a mapped path, once each.
-    fn parents(&mut self, tar: &mut Archive<'_>, path: &[u8]) -> Result<()> {
+    pub(super) fn parents(&mut self, tar: &mut Archive<'_>, path: &[u8]) -> Result<()> {
         for (at, _) in path.iter().enumerate().filter(|(_, byte)| **byte == b'/') {
             if self.parents.insert(path[..at].to_vec()) {
                 tar.append(Member::plain(path[..at].to_vec(), What::Dir, 0o755), None)?;
@@ -331,7 +351,12 @@ impl<'a> LayerContent<'a> {
     }
 
     /// Writes one entry; false if it cannot be.
-    fn entry(&mut self, tar: &mut Archive<'_>, path: &Path, found: &Found) -> Result<bool> {
+    pub(super) fn entry(
+        &mut self,
+        tar: &mut Archive<'_>,
+        path: &Path,
+        found: &Found,
+    ) -> Result<bool> {
         let member_path = self.member_path(path);
         if path.components().count() == 1 {
             self.parents(tar, &member_path)?;

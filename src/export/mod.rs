@@ -6,7 +6,9 @@
 //! directories that the stack lies on. What leaves the machine passes one
 //! [`guard`].
 
+mod ahead;
 mod apply;
+pub mod cache;
 pub mod chunked;
 mod content;
 pub mod guard;
@@ -30,7 +32,7 @@ mod writer;
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub use apply::{ApplyReport, apply, apply_all};
 pub use in_place::{InPlace, Unfinished, finish, unfinished};
@@ -57,10 +59,10 @@ pub const BASE_INCLUDED: &str = "included";
 pub const BASE_NONE: &str = "none";
 
 /// Something that was not exported, and why.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LeftOut {
     /// Its path as users see it.
-    #[serde(serialize_with = "crate::tree::shown::serialize")]
+    #[serde(with = "crate::tree::shown")]
     pub path: PathBuf,
     /// Why, in a few words.
     pub why: String,

@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
-use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AT_FDCWD;
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageManifest, MediaType};
 
+use super::ahead::read_ahead;
 use super::layout::{Hashing, LAYOUT, open_blob, read_blob, read_index, ref_name};
 use super::paths::{Id, Paths};
 use super::unpack::{Mapping, Unpacking};
@@ -83,7 +83,7 @@ pub fn import(
         target,
         made: Vec::new(),
         paths: Paths::default(),
-        names: BTreeMap::new(),
+        names: LinkedNames::default(),
         done: false,
     };
     import.run(ids)
@@ -198,6 +198,7 @@ impl Image {
                 let path = path.display();
                 bad(format!("it holds {path}, which this stage does not map"))
             })?;
+            let index = PathBuf::from(index.to_string());
             if mapping.iter().any(|(_, known)| *known == index) {
                 return Err(bad(format!("it holds {} twice", path.display())));
             }
@@ -214,8 +215,7 @@ struct Import<'a> {
     target: Destination<'a>,
     made: Vec<PathBuf>,
     paths: Paths,
-    /// Names that show and share an inode with others.
-    names: BTreeMap<Id, Ino>,
+    names: LinkedNames,
     done: bool,
 }
 
@@ -249,7 +249,7 @@ impl Import<'_> {
                 .context(|| format!("layer {number} of the image"))?;
             if index == 0 && self.image.has_base {
                 for (_, root) in &self.mapping {
-                    absent |= open.entry(Path::new(&root.to_string()))?.is_none();
+                    absent |= open.entry(root)?.is_none();
                 }
                 if absent {
                     self.cover_own_base(&open)?;
@@ -282,22 +282,18 @@ impl Import<'_> {
     /// Unpacks one layer and checks both its digests once more on the way.
     fn unpack(&mut self, index: usize, open: &OpenLayer) -> Result<HashMap<Id, Ino>> {
         let descriptor = &self.image.layers[index];
-        let (mut file, digest) = open_blob(&self.image.root, descriptor)?;
-        file.rewind()?;
-        let mut blob = Hashing::new(BufReader::with_capacity(1 << 20, file));
-        // What is unpacked may be a thousand times as much as what it is read from.
-        let mut tar = TarReader::new(Hashing::new(Wanting {
-            inner: decoder(descriptor, &mut blob)?,
-            wanted: self.target.wanted,
-        }));
+        let (file, digest) = open_blob(&self.image.root, descriptor)?;
         let unpacking = Unpacking::new(open, &self.mapping, self.target.inos, &mut self.paths);
-        let names = unpacking.run(&mut tar)?;
-        let (decoder, diff_id, _) = tar.into_inner().finish();
-        drop(decoder);
-        std::io::copy(&mut blob, &mut std::io::sink())?;
-        if blob.finish().1 != digest {
+        let wanted = self.target.wanted;
+        let (names, digests) = read_ahead(file, descriptor, |tar| {
+            // What is unpacked may be a thousand times as much as what it is read from.
+            unpacking.run(&mut TarReader::new(Wanting { inner: tar, wanted }))
+        })?;
+        let names = names?;
+        if digests.blob != digest {
             return Err(bad(format!("blob {digest} changed while it was read")));
         }
+        let diff_id = digests.tar;
         let expected = &self.image.diff_ids[index];
         if format!("sha256:{diff_id}") != *expected {
             return Err(bad(format!(
@@ -311,14 +307,13 @@ impl Import<'_> {
     /// paths that the image does not know. A mapped path itself cannot be
     /// opaque, so all that is in it is hidden one by one.
     fn cover_own_base(&self, open: &OpenLayer) -> Result<()> {
-        for (shown, index) in &self.mapping {
-            let root = PathBuf::from(index.to_string());
+        for (shown, root) in &self.mapping {
             let mut held = HashSet::new();
-            match open.entry(&root)? {
+            match open.entry(root)? {
                 Some(Entry::Present(attr, _)) if attr.is_dir() => {}
                 _ => continue,
             }
-            for name in open.tree().names(&root)? {
+            for name in open.tree().names(root)? {
                 if name.kind == Some(Kind::Dir) {
                     let path = root.join(&name.name);
                     if let Some(Entry::Present(attr, _)) = open.entry(&path)? {
@@ -334,7 +329,7 @@ impl Import<'_> {
             if !base.attr.is_dir() {
                 continue;
             }
-            let path = Path::new(TREE).join(&root);
+            let path = Path::new(TREE).join(root);
             crate::layer::copy_up::keeping_times(open, &path, || {
                 for entry in at::list(AT_FDCWD, shown)? {
                     if !held.contains(&entry.name) {
@@ -347,21 +342,35 @@ impl Import<'_> {
         Ok(())
     }
 
-    /// Keeps count of the names of hard-linked files: where a layer hides some
-    /// of those that lower layers of the image show, it says so.
     fn count_names(&mut self, open: &OpenLayer, new: HashMap<Id, Ino>) -> Result<()> {
+        self.names.count(&self.paths, open, new)
+    }
+}
+
+/// Names that show and share an inode with others.
+#[derive(Debug, Default)]
+pub struct LinkedNames(BTreeMap<Id, Ino>);
+
+impl LinkedNames {
+    /// Keeps count of the names of hard-linked files: where a layer hides some
+    /// of those that lower layers of the image show, it says so. `new` are those that
+    /// it has.
+    ///
+    /// # Errors
+    /// What the disk reports.
+    pub fn count(&mut self, paths: &Paths, open: &OpenLayer, new: HashMap<Id, Ino>) -> Result<()> {
         let mut before: HashMap<Ino, u32> = HashMap::new();
         let mut hidden: HashMap<Ino, u32> = HashMap::new();
         let mut gone = Vec::new();
-        for (name, ino) in &self.names {
+        for (name, ino) in &self.0 {
             *before.entry(*ino).or_default() += 1;
-            if hides(open, &self.paths.path(*name))? {
+            if hides(open, &paths.path(*name))? {
                 *hidden.entry(*ino).or_default() += 1;
                 gone.push(*name);
             }
         }
         for name in gone {
-            self.names.remove(&name);
+            self.0.remove(&name);
         }
         for (ino, count) in hidden {
             // `origin` is what the file had in its own layer less what layers
@@ -377,7 +386,7 @@ impl Import<'_> {
                 },
             )?;
         }
-        self.names.extend(new);
+        self.0.extend(new);
         Ok(())
     }
 }
@@ -412,16 +421,4 @@ impl Drop for Import<'_> {
             }
         }
     }
-}
-
-fn decoder<'a>(
-    descriptor: &Descriptor,
-    blob: &'a mut (impl Read + 'a),
-) -> Result<Box<dyn Read + 'a>> {
-    Ok(match descriptor.media_type() {
-        MediaType::ImageLayer => Box::new(blob),
-        MediaType::ImageLayerGzip => Box::new(flate2::read::MultiGzDecoder::new(blob)),
-        MediaType::ImageLayerZstd => Box::new(zstd::Decoder::new(blob)?),
-        other => return Err(bad(format!("a layer of the unknown type {other}"))),
-    })
 }

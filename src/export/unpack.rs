@@ -5,7 +5,7 @@
 //! through a symbolic link or outside of it.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 
+use super::LeftOut;
 use super::content::{OPAQUE, WHITEOUT};
 use super::paths::{Id, Paths};
 use super::tar::{Member, What};
@@ -76,8 +77,20 @@ impl Here {
     }
 }
 
-/// Which mapped path of the image is which of the stage, longest first.
-pub type Mapping = Vec<(PathBuf, usize)>;
+/// Which path of the image is which of the stage, as the layers have it: the index
+/// of a mapped path, and what follows. None lies in another.
+pub type Mapping = Vec<(PathBuf, PathBuf)>;
+
+/// What an image may not bring that is not the user's own.
+#[derive(Debug, Default)]
+pub struct Refusals {
+    /// Devices, set-id bits and capabilities are welcome all the same.
+    pub trusting: bool,
+    /// What was left out, or taken from an entry, and why.
+    pub told: BTreeSet<LeftOut>,
+    /// Entries that were left out, as the layer would have them.
+    pub skipped: HashSet<PathBuf>,
+}
 
 /// One layer being unpacked.
 pub struct Unpacking<'a> {
@@ -90,6 +103,12 @@ pub struct Unpacking<'a> {
     /// Names of inodes with several.
     names: HashMap<Id, Ino>,
     here: Option<Here>,
+    /// Directories that only lead to where the image belongs.
+    above: HashSet<Id>,
+    /// Of what is not trusted.
+    refusals: Option<&'a mut Refusals>,
+    /// Paths of the image that are passed over.
+    ignored: &'a [PathBuf],
 }
 
 fn refuse(why: impl Into<Cow<'static, str>>) -> Error {
@@ -102,6 +121,8 @@ enum Place {
     At(PathBuf),
     /// A directory above a mapped path.
     Above,
+    /// It is passed over.
+    Ignored,
 }
 
 impl<'a> Unpacking<'a> {
@@ -120,7 +141,49 @@ impl<'a> Unpacking<'a> {
             dirs: HashMap::new(),
             names: HashMap::new(),
             here: None,
+            above: HashSet::new(),
+            refusals: None,
+            ignored: &[],
         }
+    }
+
+    /// The same, from an image that is not trusted: `refusals` gets what it may not bring.
+    #[must_use]
+    pub fn wary(mut self, refusals: Option<&'a mut Refusals>) -> Unpacking<'a> {
+        self.refusals = refusals;
+        self
+    }
+
+    /// The same, but passes over all at and below these paths of the image.
+    #[must_use]
+    pub fn without(mut self, ignored: &'a [PathBuf]) -> Unpacking<'a> {
+        self.ignored = ignored;
+        self
+    }
+
+    /// Makes the directories that lead to the places of the image. Their attributes
+    /// and numbers are the caller's to set.
+    ///
+    /// # Errors
+    /// As mkdir(2).
+    pub fn lead_there(&mut self) -> Result<()> {
+        for (_, inner) in self.mapping {
+            let mut above: Vec<&Path> = inner.ancestors().skip(1).collect();
+            above.retain(|path| !path.as_os_str().is_empty());
+            for path in above.into_iter().rev() {
+                let id = self.paths.number(path);
+                if self.above.insert(id) {
+                    at::mkdir_if_missing(self.open, &Path::new(TREE).join(path), 0o755)?;
+                    let dir = Dir {
+                        ino: 0,
+                        mtime: Time::default(),
+                        passes_on: false,
+                    };
+                    self.dirs.insert(id, dir);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Unpacks all members. Returns the names of hard-linked files.
@@ -129,8 +192,9 @@ impl<'a> Unpacking<'a> {
     /// `EINVAL` with one sentence for what an archive must not hold, or what
     /// the disk reports.
     pub fn run(mut self, tar: &mut TarReader<impl Read>) -> Result<HashMap<Id, Ino>> {
-        while let Some(member) = tar.next_member()? {
-            self.member(tar, &member).context(|| member.shown())?;
+        while let Some(mut member) = tar.next_member()? {
+            let shown = member.shown();
+            self.member(tar, &mut member).context(|| shown)?;
         }
         self.set_times()?;
         Ok(self.names)
@@ -184,7 +248,10 @@ impl<'a> Unpacking<'a> {
             }
             if let Some(dir) = self.dirs.get(id) {
                 here = at::open(&here, Path::new(".."), DIR, 0)?;
-                let time = SetTime::To(dir.mtime);
+                let time = match self.above.contains(id) {
+                    true => SetTime::Keep,
+                    false => SetTime::To(dir.mtime),
+                };
                 at::utimens(&here, name(*id), time, time)
                     .context(|| self.paths.path(*id).display().to_string())?;
             }
@@ -209,34 +276,45 @@ impl<'a> Unpacking<'a> {
                 component => path.push(OsStr::from_bytes(component)),
             }
         }
-        for (root, index) in self.mapping {
+        let mut above = false;
+        for (root, place) in self.mapping {
             if let Ok(inner) = path.strip_prefix(root) {
-                let mut place = PathBuf::from(index.to_string());
+                let mut place = place.clone();
                 place.extend(inner);
                 return Ok(Place::At(place));
             }
-            if root.starts_with(&path) {
-                return Ok(Place::Above);
-            }
+            above |= root.starts_with(&path);
         }
-        Err(refuse("it lies outside of the mapped paths"))
+        let ignored = |root: &PathBuf| path.starts_with(root) || root.starts_with(&path);
+        match above {
+            true => Ok(Place::Above),
+            false if self.ignored.iter().any(ignored) => Ok(Place::Ignored),
+            false => Err(refuse("it lies outside of the mapped paths")),
+        }
     }
 
-    fn member(&mut self, tar: &mut TarReader<impl Read>, member: &Member) -> Result<()> {
-        for name in member.xattrs.keys() {
-            if name.as_bytes().starts_with(b"trusted.") {
-                let why = format!("the attribute {name:?}, which an archive must not set");
-                return Err(refuse(why));
+    fn member(&mut self, tar: &mut TarReader<impl Read>, member: &mut Member) -> Result<()> {
+        if self.refusals.is_none() {
+            for name in member.xattrs.keys() {
+                if name.as_bytes().starts_with(b"trusted.") {
+                    let why = format!("the attribute {name:?}, which an archive must not set");
+                    return Err(refuse(why));
+                }
             }
         }
         let path = match self.place(&member.path)? {
             Place::At(path) => path,
+            Place::Ignored => return Ok(()),
             Place::Above if member.what == What::Dir => return Ok(()),
             Place::Above => return Err(refuse("it lies above the mapped paths")),
         };
+        if self.is_refused(member, &path)? {
+            return Ok(());
+        }
         let name = path.file_name().unwrap_or_default().as_bytes();
         let parent = path.parent().unwrap_or(Path::new(""));
-        let is_root = parent.as_os_str().is_empty();
+        let is_mapped = parent.as_os_str().is_empty();
+        let is_root = is_mapped || self.mapping.iter().any(|(_, root)| *root == path);
         let Some(dir) = self.enter(parent)? else {
             let why = "it comes before its directory, or lies in what is none";
             return Err(refuse(why));
@@ -249,10 +327,65 @@ impl<'a> Unpacking<'a> {
             return self.marker(member, parent, name, deleted);
         }
         let root = matches!(member.what, What::Dir | What::File(_) | What::HardLink(_));
-        if is_root && !root {
+        if is_mapped && !root {
             return Err(refuse("a mapped path is a directory or a file"));
         }
         self.make(tar, member, &path, inherits)
+    }
+
+    /// Takes from a member what it may not bring; true if nothing is left of it.
+    fn is_refused(&mut self, member: &mut Member, place: &Path) -> Result<bool> {
+        let target = match &member.what {
+            What::HardLink(target) => match self.place(target)? {
+                Place::At(target) => Some(target),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(refusals) = &mut self.refusals else {
+            return Ok(false);
+        };
+        let path = PathBuf::from("/").join(OsStr::from_bytes(&member.path));
+        let mut tell = |why: String| {
+            let path = path.clone();
+            refusals.told.insert(LeftOut { path, why });
+        };
+        let trusting = refusals.trusting;
+        let is_device =
+            !trusting && matches!(member.what, What::CharDevice(_) | What::BlockDevice(_));
+        if is_device || target.is_some_and(|target| refusals.skipped.contains(&target)) {
+            tell("a device".to_owned());
+            refusals.skipped.insert(place.to_path_buf());
+            return Ok(true);
+        }
+        let names: Vec<OsString> = member.xattrs.keys().cloned().collect();
+        for name in names {
+            let capability = name == "security.capability" && !trusting;
+            if capability || name.as_bytes().starts_with(b"trusted.") {
+                tell(format!("its extended attribute {}", name.to_string_lossy()));
+                member.xattrs.remove(&name);
+            }
+        }
+        if !trusting && matches!(member.what, What::File(_) | What::HardLink(_)) {
+            let mut bits = 0;
+            if member.uid == 0 {
+                bits |= member.perm & 0o4000;
+            }
+            // Without the bit to run it, setgid marks mandatory locks (inode(7)).
+            if member.gid == 0 {
+                bits |= member.perm & 0o2000;
+            }
+            if bits != 0 {
+                let what = match bits {
+                    0o4000 => "setuid",
+                    0o2000 => "setgid",
+                    _ => "setuid and setgid",
+                };
+                tell(format!("that it is {what}, root's"));
+                member.perm &= !bits;
+            }
+        }
+        Ok(false)
     }
 
     /// A whiteout or the mark of an opaque directory.

@@ -164,11 +164,6 @@ impl<R: Read> TarReader<R> {
         }
     }
 
-    /// What it reads from.
-    pub fn into_inner(self) -> R {
-        self.input
-    }
-
     fn skip(&mut self) -> Result<()> {
         let rest = self.left + self.padding;
         let skipped = std::io::copy(&mut (&mut self.input).take(rest), &mut std::io::sink())?;

@@ -131,6 +131,18 @@ pub fn directory(open: &OpenLayer, stack: &Stack, found: &Found, to: &Path) -> R
     made.inspect_err(|_| open.drop_temporary(&temporary))
 }
 
+/// Gives a directory that is at `to` in the open layer the number and the attributes
+/// that one of the stack has.
+///
+/// # Errors
+/// What the disk reports.
+pub fn dress_dir(open: &OpenLayer, stack: &Stack, found: &Found, to: &Path) -> Result<()> {
+    let part = &found.parts[0];
+    set_ino(open, to, found.attr.ino, false)?;
+    let layer = stack.layer(part.layer).as_ref();
+    dress(layer, &part.path, &found.attr, open, to)
+}
+
 /// Puts what was made at `from` in its place in the tree.
 fn put(open: &OpenLayer, from: &Path, to: &Path, is_dir: bool) -> Result<()> {
     match to.parent() {

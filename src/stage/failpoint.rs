@@ -37,6 +37,10 @@ pub const ALL: &[&str] = &[
     "restore-before-commit",
     "restore-after-commit",
     "restore-before-sweep",
+    // Restoring a cache.
+    "cache-before-place",
+    "cache-before-commit",
+    "cache-after-commit",
     // Writing a tree into a directory.
     "apply-before-stage",
     "apply-in-stage",

@@ -472,7 +472,7 @@ impl Stage {
     }
 
     /// Removes join layers that were made for nothing.
-    fn drop_layers(&self, ids: &[String]) {
+    pub(super) fn drop_layers(&self, ids: &[String]) {
         for id in ids {
             self.layers.lock().remove(id);
             let path = self.layers_dir().join(id);

@@ -13,6 +13,7 @@ mod begin;
 pub mod bind;
 mod blame;
 mod cached;
+mod caches;
 mod changes;
 mod compare;
 mod completing;
@@ -74,6 +75,7 @@ use crate::view::View;
 
 pub use begin::{Beginning, Start};
 pub use blame::{BlameLine, Did};
+pub use caches::{CacheLink, CacheState, KnownCache, KnownLink, Placing, ToSave};
 pub use diff::{Change, DiffLine};
 pub use failure::{ConflictReport, Failure};
 pub use groups::{GroupEnd, MemberOutcome, OnFailure};
@@ -193,6 +195,8 @@ impl Stage {
             finished: BTreeMap::new(),
             gone: BTreeMap::new(),
             races: Vec::new(),
+            together: std::collections::BTreeSet::new(),
+            caches: Vec::new(),
         };
         let stage = Stage::assemble(state_dir, &state, sessions, Vec::new())?;
         stage.commit(&mut state)?;

@@ -11,6 +11,9 @@ use super::{StepView, stage_mount};
 use crate::error::{Context, Error, Result};
 use crate::sys::{mount, mountinfo};
 
+/// The socket in the state directory that steps see, for what they may ask the daemon.
+pub const STEP_SOCKET: &str = "step.sock";
+
 /// The mounts as they were, to go back to.
 ///
 /// The command line enters a step's namespace only to start the command there.
@@ -102,7 +105,14 @@ fn show(view: &StepView) -> Result<()> {
     for other in &view.other_mounts {
         mount::detach(other)?;
     }
-    mount::hide(&view.state_dir, &view.hidden_by)
+    // What steps may ask the daemon for they ask there.
+    let socket = Path::new(STEP_SOCKET);
+    let clone = || mount::clone_mount(&open(&view.state_dir)?, socket);
+    let socket = match view.state_dir.join(socket).exists() {
+        true => Some((socket, clone().context(|| "bind the socket for steps")?)),
+        false => None,
+    };
+    mount::hide(&view.state_dir, &view.hidden_by, socket)
 }
 
 /// A namespace that was copied before the stage was mounted, or that hears of no

@@ -89,6 +89,7 @@ impl Stage {
             }
         }
         sweep_views(state_dir)?;
+        sweep_objects(state_dir)?;
         sweep_layers(state_dir, &state)?;
         let stage = Stage::assemble(state_dir, &state, sessions, notes)?;
         let ids = records.into_iter().map(|record| record.id);
@@ -215,6 +216,15 @@ fn settle_steps(
 }
 
 /// Removes the views of steps; all that matters of them is in layers now.
+/// What was on its way into the stage or out of it has not come.
+fn sweep_objects(dir: &Path) -> Result<()> {
+    for entry in std::fs::read_dir(dir.join(super::OBJECTS))? {
+        let path = entry?.path();
+        at::remove_all(nix::fcntl::AT_FDCWD, &path).context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
 fn sweep_views(dir: &Path) -> Result<()> {
     for entry in std::fs::read_dir(dir.join(VIEWS))? {
         let entry = entry?;

@@ -29,7 +29,8 @@ pub struct RollbackReport {
 impl Stage {
     /// Makes the stage show the tree that it had when a layer was pushed: one
     /// of its own, named as in [`Stage::show`], or the base. What a merge decided
-    /// about a layer was pushed with it, and so were all that `mount` imported.
+    /// about a layer was pushed with it, and so were all that `mount` imported, and
+    /// those of one cache.
     /// What came after is dropped from the stage, in what is written there now
     /// as well.
     ///
@@ -74,6 +75,10 @@ impl Stage {
         if let Some(next) = state.stack.get(depth)
             && LayerKind::of(self.layer(next)?.manifest()) == LayerKind::Join
         {
+            depth += 1;
+        }
+        let together = |id: &String| state.together.contains(id);
+        while state.stack.get(depth).is_some_and(together) {
             depth += 1;
         }
         Ok(depth.max(state.imported))

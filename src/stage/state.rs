@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::caches::CacheState;
 use super::{Overrides, failpoint, reserve};
 use crate::error::{Context, Error, Result};
 use crate::merge::{Policy, Race, SharingMode, SuffixPattern};
@@ -282,6 +283,12 @@ pub struct State {
     /// What steps that were merged lately saw that others changed meanwhile.
     #[serde(default)]
     pub races: Vec<Race>,
+    /// Layers that were pushed together with the one below them, and go with it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub together: BTreeSet<String>,
+    /// Caches that the stage has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<CacheState>,
 }
 
 impl State {

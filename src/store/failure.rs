@@ -84,6 +84,15 @@ impl Failure {
         self.kind
     }
 
+    /// The same, of what has to be there.
+    #[must_use]
+    pub fn as_damage(self) -> Failure {
+        Failure {
+            kind: Kind::Corrupt,
+            ..self
+        }
+    }
+
     /// Puts what was being done in front of the text.
     #[must_use]
     pub(super) fn context(self, what: impl fmt::Display) -> Failure {

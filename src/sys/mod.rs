@@ -15,6 +15,7 @@ pub mod memory;
 pub mod mount;
 pub mod mountinfo;
 pub mod ordered;
+pub mod passing;
 pub mod process;
 pub mod scheduling;
 pub mod xattr;

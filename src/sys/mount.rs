@@ -221,15 +221,31 @@ pub fn small(
 pub const HIDING: &str = "harness-fs-hidden";
 
 /// Puts an empty directory that nobody can write to over `target`, mounted from
-/// `source`: [`HIDING`], or that and something more.
+/// `source`: [`HIDING`], or that and something more. `but_for` is bound into it, under
+/// a name.
 ///
 /// # Errors
 /// As mount(2).
-pub fn hide(target: &Path, source: &str) -> Result<()> {
-    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+pub fn hide(target: &Path, source: &str, but_for: Option<(&Path, OwnedFd)>) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let options = "size=4k,nr_inodes=2,mode=0555";
-    nix::mount::mount(Some(source), target, Some("tmpfs"), flags, Some(options))
-        .context(|| format!("hide {}", target.display()))
+    let hide = || -> Result<()> {
+        nix::mount::mount(Some(source), target, Some("tmpfs"), flags, Some(options))?;
+        if let Some((name, tree)) = but_for {
+            let place = target.join(name);
+            std::fs::File::create_new(&place)?;
+            attach(tree, &place)?;
+        }
+        let flags = flags | MsFlags::MS_RDONLY | MsFlags::MS_REMOUNT;
+        Ok(nix::mount::mount(
+            Some(source),
+            target,
+            Some("tmpfs"),
+            flags,
+            Some(options),
+        )?)
+    };
+    hide().context(|| format!("hide {}", target.display()))
 }
 
 fn hides(mount: &mountinfo::Mount) -> bool {

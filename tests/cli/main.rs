@@ -4,6 +4,7 @@
 mod background;
 mod bad_input;
 mod bundle;
+mod caches;
 mod callers;
 mod clients;
 mod dead_stage;

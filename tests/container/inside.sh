@@ -193,7 +193,8 @@ test_another_user_reaches_neither_socket_nor_layers() {
 import os, socket, sys
 state = sys.argv[1]
 reached = []
-for path in [os.path.join(state, "control.sock"), "/proc/1/root" + os.path.join(state, "control.sock")]:
+sockets = [os.path.join(state, name) for name in ["control.sock", "step.sock"]]
+for path in sockets + ["/proc/1/root" + path for path in sockets]:
     s = socket.socket(socket.AF_UNIX)
     s.settimeout(3)
     try:
@@ -207,7 +208,8 @@ for path in ["", "layers", "views", "stage.json", "daemon.log"]:
     path = os.path.join(state, path)
     try:
         os.listdir(path) if os.path.isdir(path) else open(path).read()
-        if os.path.isdir(path) and not os.listdir(path):
+        # What a step has in place of the state directory holds a socket that it cannot use.
+        if os.path.isdir(path) and os.listdir(path) in ([], ["step.sock"]):
             continue
         reached.append(path)
     except OSError:

@@ -33,6 +33,7 @@ impl<'a> Saved<'a> {
         fs::write(rig.ws().join("first"), "1").unwrap();
         rig.ok(&["snapshot", "create", "snap"]);
         fs::write(rig.ws().join("second"), "2").unwrap();
+        rig.ok(&["cache", "save", "--key", "k", "--path", "ws/src"]);
         fs::remove_dir_all(rig.ws().join("src/deep")).unwrap();
         for step in ["a", "b"] {
             rig.ok(&["step", "begin", step]);
@@ -176,6 +177,10 @@ const SNAPSHOT: Operation = Operation {
 };
 const RESTORE: Operation = Operation {
     arguments: &["snapshot", "restore", "snap"],
+    ends: false,
+};
+const CACHE: Operation = Operation {
+    arguments: &["cache", "restore", "--key", "k"],
     ends: false,
 };
 const KEEP: Operation = Operation {
@@ -460,6 +465,26 @@ fn snapshot() {
             &["snapshot-before-commit", "snapshot-after-commit"],
         )
     });
+}
+
+#[test]
+fn cache() {
+    alone(|rig| {
+        let points = [
+            "seal-head-after-open",
+            "cache-before-place",
+            "cache-before-commit",
+            "cache-after-commit",
+            "commit-before-rename",
+            "commit-after-rename",
+        ];
+        every_point(rig, &CACHE, &points);
+    });
+}
+
+#[test]
+fn cache_without_its_client() {
+    alone(|rig| client_killed_at_every_point(rig, &CACHE));
 }
 
 #[test]

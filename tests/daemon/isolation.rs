@@ -171,7 +171,7 @@ fn inside_a_step_the_state_is_not_in_sight() {
         let state = rig.state();
         let state = state.display();
         let script = format!(
-            "[ -z \"$(ls -A {state})\" ]; ! touch {state}/x 2>/dev/null; ! rm -rf {state} 2>/dev/null; \
+            "[ \"$(ls -A {state})\" = step.sock ]; ! touch {state}/x 2>/dev/null; ! rm -rf {state} 2>/dev/null; \
              [ \"$(grep -c '^harness-fs:{state} ' /proc/self/mounts)\" = 1 ]"
         );
         let ran = rig.step("look", &[], &script);

@@ -128,6 +128,10 @@ impl Rig {
         command
             .args(arguments)
             .env("HARNESS_FS_STATE_DIR", self.state())
+            .env(
+                "HARNESS_FS_STORE",
+                format!("file://{}/store", self.path().display()),
+            )
             .current_dir(self.path());
         command
     }

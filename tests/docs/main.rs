@@ -30,6 +30,11 @@ fn semantics() {
 }
 
 #[test]
+fn caches() {
+    check("docs/caches.md");
+}
+
+#[test]
 fn containers() {
     check("docs/containers.md");
 }

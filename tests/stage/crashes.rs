@@ -198,9 +198,10 @@ fn every_operation_at_every_point() {
     ] {
         every_point(operation, &mut seen);
     }
+    // What restores a cache lies above the stage: `fail_points.rs` of the daemon's tests.
     let missed: Vec<_> = failpoint::ALL
         .iter()
-        .filter(|point| !seen.contains(*point))
+        .filter(|point| !seen.contains(*point) && !point.starts_with("cache-"))
         .collect();
     assert!(missed.is_empty(), "never reached: {missed:?}");
 }

@@ -14,7 +14,7 @@ use super::image::{fetch, find, read};
 use super::{Progress, Trouble};
 use crate::control::{CacheRestoreRequest, Client, Reply, Request};
 use crate::error::{Context, Error};
-use crate::store::Store;
+use crate::store::{Kind, Store};
 
 /// What is to be restored.
 #[derive(Clone, Debug)]
@@ -98,7 +98,7 @@ pub fn restore(
         Ok(Box::new(file))
     };
     let sinks = files.iter().map(sink).collect::<Result<_, _>>()?;
-    fetch(store, &stored.image, sinks, progress)?;
+    fetch(store, &stored.image, sinks, progress).map_err(no_room)?;
     let request = Request::CacheRestore(CacheRestoreRequest {
         manifest: stored.manifest,
         config: stored.config,
@@ -134,5 +134,16 @@ fn expect(reply: Reply) -> Result<(String, Value), Trouble> {
     match reply {
         Reply::Report { text, data } => Ok((text, data)),
         other => Err(Trouble::Refused(Box::new(other))),
+    }
+}
+
+/// What cannot be written cannot be written to the files of the stage.
+fn no_room(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Store(failure) if failure.kind() == Kind::Local => {
+            let error = Error::from(failure);
+            Trouble::Here(error.context("on the disk of the stage's state"))
+        }
+        other => other,
     }
 }

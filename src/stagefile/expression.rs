@@ -19,6 +19,12 @@ impl Text {
         }
     }
 
+    /// Whether its text outside of expressions has `part` in it.
+    pub fn has_literal(&self, part: &str) -> bool {
+        let mut pieces = self.pieces.iter();
+        pieces.any(|piece| matches!(piece, Piece::Literal(text) if text.contains(part)))
+    }
+
     /// The text, if there are no expressions in it.
     pub fn as_literal(&self) -> Option<&str> {
         match self.pieces.as_slice() {

@@ -370,13 +370,27 @@ pub enum Action {
     },
 }
 
-/// `caching`, for a version that has caches.
+/// `caching`: what is restored before the first step, and saved after the last.
 #[derive(Clone, Debug)]
 pub struct Caching {
-    /// `enabled`.
+    /// `enabled`, and with a key and paths that this version understands.
     pub enabled: bool,
     /// `key`.
     pub key: Option<Text>,
+    /// `restoreKeys`, our own: what other keys may begin with.
+    pub restore_keys: Vec<Text>,
+    /// `store`, our own: the URL.
+    pub store: Option<Text>,
+    /// `scope`, our own.
+    pub scope: Option<Text>,
+    /// `scopeFallback`, our own: where keys are looked for too.
+    pub scope_fallback: Vec<Text>,
+    /// `failIfKeyNotFound`, our own.
+    pub fail_if_key_not_found: bool,
+    /// `saveOnFailure`, our own: save even if a step has failed.
+    pub save_on_failure: bool,
+    /// `onStoreError: fail`, our own; else the stage runs without.
+    pub fail_on_store_error: bool,
     /// `paths`.
     pub paths: Vec<Text>,
     /// `policy`.
@@ -385,6 +399,15 @@ pub struct Caching {
     pub overwrite: bool,
     /// Where it is.
     pub place: Place,
+}
+
+impl Caching {
+    /// All texts in it.
+    pub fn texts(&self) -> impl Iterator<Item = &Text> {
+        let one = [&self.key, &self.store, &self.scope].into_iter().flatten();
+        let many = [&self.paths, &self.restore_keys, &self.scope_fallback];
+        one.chain(many.into_iter().flatten())
+    }
 }
 
 /// Which way a cache is used.

@@ -857,3 +857,51 @@ fn the_stage_of_a_release() {
         "! grep -q hunter22 \"$T/out\"; [ ! -e /harness/promoted ]",
     );
 }
+
+#[test]
+fn a_cache_is_restored_before_the_first_step_and_saved_after_the_last() {
+    let file = "\
+workspace:
+  path: WORKSPACE
+caching:
+  enabled: true
+  key: <+pipeline.variables.key>
+  paths: [deps]
+  restoreKeys: [k-]
+execution:
+  steps:
+  - step:
+      identifier: build
+      type: Run
+      spec: {command: 'ls deps 2>/dev/null || true; mkdir -p deps; echo 1 >deps/<+pipeline.variables.key>; exit <+pipeline.variables.code>'}
+";
+    with_whole_file(
+        file,
+        r#"
+        export HARNESS_FS_STORE="file://$T/store"
+        run() { key=$1 code=$2; shift 2; "$H" stage run "$F" --var pipeline.variables.key="$key" --var pipeline.variables.code="$code" "$@" 2>"$T/err"; }
+        run k-1 0 >"$T/out"
+        grep -q "^harness-fs: cache: nothing is saved under 'k-1'" "$T/err"
+        grep -q "^harness-fs: cache: saved 'k-1': " "$T/err"
+        [ ! -e "$W/deps" ]
+        # The newest that begins so; and what failed is not saved.
+        code 1 run k-2 3 >"$T/out"
+        grep -q "^harness-fs: cache: restored 'k-1': " "$T/err"
+        grep -q "cache: not saved, since the stage did not succeed" "$T/err"
+        grep -q '^build.*k-1$' "$T/out"
+        run k-2 0 --json >"$T/out"
+        grep -q '"key": "k-2"' "$T/out"
+        run k-3 0 >"$T/out"
+        grep -q '^build.*k-2$' "$T/out"
+        is "$("$H" cache list | wc -l)" 3
+        # Damage is no miss: nothing has run.
+        for blob in "$T"/store/blobs/sha256/*; do printf x >"$blob"; done
+        code 1 run k-3 0 >"$T/out"
+        is "$(cat "$T/out")" ""
+        # An outage is told, and the stage runs.
+        export HARNESS_FS_STORE='s3://b/x?endpoint=http://127.0.0.1:9&retries=0' AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b
+        run k-4 0 >"$T/out"
+        grep -q "cache: not restored: " "$T/err"; grep -q "cache: not saved: " "$T/err"
+        "#,
+    );
+}

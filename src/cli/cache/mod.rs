@@ -2,14 +2,14 @@
 
 mod diff;
 mod list;
-mod progress;
+pub(super) mod progress;
 mod prune;
 mod restore;
 mod rm;
 mod save;
 mod show;
 mod verify;
-mod which;
+pub(super) mod which;
 
 use super::output::{Trouble, unexpected};
 use super::place::Place;

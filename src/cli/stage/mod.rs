@@ -1,5 +1,6 @@
 //! `stage`: a whole stage at once, as a file says.
 
+mod caching;
 mod check;
 mod own;
 mod run;

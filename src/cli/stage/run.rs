@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::caching::StageCache;
 use super::check;
 use super::own::{Afterwards, Mounted};
 use crate::cli::output::{Trouble, note, print, print_json};
@@ -107,10 +108,17 @@ pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
         export: arguments.export.clone(),
         keep: arguments.keep,
     };
+    let mut caching = StageCache::of(&stage)?;
     // Before: what a signal finds mounted for the run is unmounted.
     let halt = Halt::new(arguments.grace);
     halt.on_signals()?;
     let mut mounted = Mounted::find_or_mount(&stage, place, &afterwards)?;
+    if let Some(caching) = &mut caching
+        && let Err(trouble) = caching.restore(place)
+    {
+        mounted.finish(&stage, false)?;
+        return Err(trouble);
+    }
     let setting = Setting {
         state_dir: place.state_dir.clone(),
         label: place.label.clone(),
@@ -136,20 +144,30 @@ pub fn run(arguments: &Arguments, place: &Place) -> Result<u8, Trouble> {
         );
     }
     let succeeded = report.as_ref().is_some_and(|report| report.succeeded);
+    let saved = match &mut caching {
+        Some(caching) => caching.save(place, succeeded),
+        None => Ok(()),
+    };
     let finished = mounted.finish(&stage, succeeded);
     if finished.is_err() && succeeded {
         mounted.tell_what_stays();
     }
     if let Some(report) = report {
-        tell(&report, &mounted, arguments.json)?;
+        tell(&report, &mounted, caching.as_ref(), arguments.json)?;
         finished?;
+        saved?;
         return Ok(report.code);
     }
     finished?;
     Err(trouble.unwrap_or_else(|| Trouble::new(1, "the stage was not run")))
 }
 
-fn tell(report: &Report, mounted: &Mounted, json: bool) -> Result<(), Trouble> {
+fn tell(
+    report: &Report,
+    mounted: &Mounted,
+    caching: Option<&StageCache>,
+    json: bool,
+) -> Result<(), Trouble> {
     if let Some(error) = &report.error {
         note(error);
     }
@@ -158,6 +176,7 @@ fn tell(report: &Report, mounted: &Mounted, json: bool) -> Result<(), Trouble> {
         if let Value::Object(fields) = &mut data {
             fields.insert("stage".to_owned(), json!(mounted.label()));
             fields.insert("mounted".to_owned(), json!(mounted.stays()));
+            fields.insert("cache".to_owned(), json!(caching.map(StageCache::told)));
         }
         return print_json(&data);
     }

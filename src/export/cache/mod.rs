@@ -4,7 +4,7 @@
 //! hold the saved paths and nothing else, all that shows there: what the base held
 //! too. [`save`] writes one more layer onto an image that the stage is known to
 //! have had, or a first one; [`unpack`] brings an image back as layers, which
-//! [`Unpacked::place`] puts under what the stage goes on to write.
+//! [`Placing`](crate::stage::Placing) puts under what the stage goes on to write.
 
 mod content;
 mod image;

@@ -65,7 +65,7 @@ pub fn stage(stage: &Stage, used: &mut Used, problems: &mut Vec<Problem>) {
     checker.when(stage.when.as_ref(), &scope);
     checker.variables(&stage.env, &scope);
     if let Some(caching) = &stage.caching {
-        for text in caching.key.iter().chain(&caching.paths) {
+        for text in caching.texts() {
             checker.text(text, &scope);
         }
     }

@@ -7,7 +7,7 @@ use crate::merge::{Policies, Policy, SharingMode, SuffixPattern};
 use crate::stagefile::place::shown;
 use crate::stagefile::yaml::{Node, Value};
 use crate::stagefile::{
-    CachePolicy, Caching, FailedLayer, Notice, Place, PolicyRule, SharedPath, Workspace,
+    CachePolicy, Caching, FailedLayer, Notice, Place, PolicyRule, SharedPath, Text, Workspace,
 };
 
 /// The workspace of Harness CI.
@@ -260,6 +260,12 @@ impl Reader {
         let paths = fields.take("paths");
         let policy = fields.take("policy");
         let overwrite = fields.take("override");
+        let [restore_keys, scope_fallback] =
+            ["restoreKeys", "scopeFallback"].map(|name| (name, fields.take(name)));
+        let [store, scope] = ["store", "scope"].map(|name| (name, fields.take(name)));
+        let [not_found, on_failure] =
+            ["failIfKeyNotFound", "saveOnFailure"].map(|name| (name, fields.take(name)));
+        let store_error = fields.take("onStoreError");
         fields.finish(self);
         let enabled = match enabled {
             Some(node) => self.bool(node, "enabled")?,
@@ -270,16 +276,26 @@ impl Reader {
             ("push", CachePolicy::Push),
             ("pull-push", CachePolicy::PullPush),
         ];
-        let mut all = Vec::new();
-        if let Some(node) = paths {
-            for item in self.list(node, "paths") {
-                all.extend(self.text(item, "a path"));
-            }
-        }
-        let caching = Caching {
+        let on_store_error = [("warn", false), ("fail", true)];
+        let mut caching = Caching {
             enabled,
             key: key.and_then(|node| self.text(node, "key")),
-            paths: all,
+            paths: self.texts(("paths", paths), "a path"),
+            restore_keys: self.texts(restore_keys, "a restore key"),
+            scope_fallback: self.texts(scope_fallback, "a scope"),
+            store: store.1.and_then(|node| self.text(node, store.0)),
+            scope: scope.1.and_then(|node| self.text(node, scope.0)),
+            fail_if_key_not_found: not_found
+                .1
+                .and_then(|node| self.bool(node, not_found.0))
+                .unwrap_or(false),
+            save_on_failure: on_failure
+                .1
+                .and_then(|node| self.bool(node, on_failure.0))
+                .unwrap_or(false),
+            fail_on_store_error: store_error
+                .and_then(|node| self.choice(node, "onStoreError", &on_store_error))
+                .unwrap_or(false),
             policy: policy
                 .and_then(|node| self.choice(node, "caching policy", &policies))
                 .unwrap_or_default(),
@@ -288,15 +304,47 @@ impl Reader {
                 .unwrap_or(true),
             place,
         };
-        if caching.enabled {
+        if caching.enabled
+            && let Some(why) = not_known(&caching)
+        {
+            caching.enabled = false;
             self.notices.push(Notice {
                 place,
-                text: format!(
-                    "caching at line {} is left out: this version has no caches",
-                    place.line
-                ),
+                text: format!("caching at line {} is left out: {why}", place.line),
             });
         }
         Some(caching)
+    }
+
+    /// A list of texts, if it is there.
+    fn texts(
+        &mut self,
+        (name, list): (&'static str, Option<&Node>),
+        what: &'static str,
+    ) -> Vec<Text> {
+        let mut all = Vec::new();
+        if let Some(node) = list {
+            for item in self.list(node, name) {
+                all.extend(self.text(item, what));
+            }
+        }
+        all
+    }
+}
+
+/// What of a cache this version does not know.
+fn not_known(caching: &Caching) -> Option<&'static str> {
+    let template = |text: &Text| text.has_literal("{{");
+    if caching.key.is_none() || caching.paths.is_empty() {
+        Some("without a key and paths the tools that are used would have to be detected")
+    } else if caching
+        .key
+        .iter()
+        .chain(&caching.restore_keys)
+        .any(template)
+    {
+        Some("templates in keys ({{ … }}) are not known")
+    } else {
+        None
     }
 }

@@ -282,7 +282,7 @@ fn without_a_workspace_block_there_are_defaults() {
 }
 
 #[test]
-fn caching_is_kept_and_said_to_be_left_out() {
+fn caching_is_read_and_what_is_not_known_is_said() {
     let with = |caching: &str| {
         good(&format!(
             "caching: {caching}\n{}",
@@ -293,15 +293,30 @@ fn caching_is_kept_and_said_to_be_left_out() {
         "{enabled: true, key: 'k-{{ checksum \"pom.xml\" }}', paths: [/root/.m2], policy: pull, override: false}",
     );
     let caching = stage.caching.as_ref().unwrap();
-    assert!(caching.enabled && !caching.overwrite);
+    assert!(!caching.enabled && !caching.overwrite);
     assert_eq!(caching.policy, CachePolicy::Pull);
     let key = caching.key.as_ref().and_then(Text::as_literal);
     assert_eq!(key, Some("k-{{ checksum \"pom.xml\" }}"));
     assert_eq!(caching.paths[0].as_literal(), Some("/root/.m2"));
     assert_eq!(
         stage.notices[0].text,
-        "caching at line 1 is left out: this version has no caches"
+        "caching at line 1 is left out: templates in keys ({{ … }}) are not known"
     );
+    let none = with("{enabled: true}");
+    assert_eq!(
+        none.notices[0].text,
+        "caching at line 1 is left out: without a key and paths the tools that are used would have to be detected"
+    );
+    let stage = with(
+        "{enabled: true, key: k, paths: [a, b], restoreKeys: [k-], store: 'file:///s', scope: x, \
+         scopeFallback: [y, z], failIfKeyNotFound: true, saveOnFailure: true, onStoreError: fail}",
+    );
+    assert!(stage.notices.is_empty());
+    let caching = stage.caching.as_ref().unwrap();
+    assert!(caching.enabled && caching.fail_if_key_not_found && caching.save_on_failure);
+    assert!(caching.fail_on_store_error);
+    let texts: Vec<_> = caching.texts().filter_map(Text::as_literal).collect();
+    assert_eq!(texts, ["k", "file:///s", "x", "a", "b", "k-", "y", "z"]);
     let off = with("{enabled: false}");
     assert!(off.notices.is_empty());
     let caching = off.caching.unwrap();
